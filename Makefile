@@ -1,0 +1,29 @@
+# `make demo` and `make test` set up everything they need in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check fix clean
+
+demo: .venv/ready  ## train FCN-8s on the built-in street scenes and draw the results
+	$(BIN)/python jobs/train_fcn8s.py streets --workers 2
+
+test: .venv/ready  ## every test
+	$(BIN)/python -m pytest
+
+check: .venv/ready  ## style, types and import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: .venv/ready  ## what can be mended by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove the environment and all results
+	rm -rf .venv results
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

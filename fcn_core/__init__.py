@@ -1,0 +1,1 @@
+"""Fully convolutional networks: the science, in plain PyTorch, without a cluster."""

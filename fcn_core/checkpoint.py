@@ -1,0 +1,196 @@
+"""Checkpoints that rebuild themselves, and the folder of a run.
+
+runs/<run_id>/run.json                  settings, versions, data audit, metric rule
+runs/<run_id>/epochs.jsonl              one line per epoch
+runs/<run_id>/checkpoints/<step>/       model.safetensors  model.json  state.pt  manifest.json  COMMIT
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fcn_core import storage
+from fcn_core.metrics import Scores
+from fcn_core.models.fcn import FCN
+from fcn_core.settings import VOID, Classes, Model, Value
+
+WEIGHTS, CARD, STATE = "model.safetensors", "model.json", "state.pt"
+Say = Callable[[str], None]
+
+
+class Card(Value):
+    """All that is needed to rebuild and use a network: the contents of model.json."""
+
+    format: Literal[1] = 1
+    model: Model
+    classes: Classes
+    void: Literal[255] = VOID
+    scale: float
+    """Images are resized by this before the network sees them; its labels are at the image's own size."""
+    bf16: bool
+    """Whether the network runs under bf16 autocast."""
+    run_id: str
+    step: int
+    epoch: int
+    """Epochs finished."""
+    mean_iou: float | None
+    """On the validation set, where it was scored at this step."""
+
+
+class Epoch(Value):
+    """One line of epochs.jsonl."""
+
+    epoch: int
+    """Epochs finished."""
+    step: int
+    train_loss: float
+    learning_rate: float
+    """Of the last step."""
+    scores: Scores
+    images_per_s: float
+    seconds: float
+    """Training and validation, without saving."""
+
+
+class Restored(NamedTuple):
+    """A checkpoint as read."""
+
+    step: int
+    weights: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+class RunFolder:
+    """The folder of one run on any storage."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.checkpoints = storage.join(url, "checkpoints")
+
+    def write_run(self, facts: Mapping[str, Any]) -> None:
+        """Write run.json."""
+        storage.write_bytes(storage.join(self.url, "run.json"), (json.dumps(facts, indent=1) + "\n").encode())
+
+    def read_run(self) -> dict[str, Any] | None:
+        """Return run.json, or None where the run is new."""
+        try:
+            facts: dict[str, Any] = json.loads(storage.read_bytes(storage.join(self.url, "run.json")))
+        except FileNotFoundError:
+            return None
+        return facts
+
+    def write_epochs(self, epochs: Sequence[Epoch]) -> None:
+        """Write epochs.jsonl whole; object stores cannot append."""
+        lines = "".join(epoch.model_dump_json() + "\n" for epoch in epochs)
+        storage.write_bytes(storage.join(self.url, "epochs.jsonl"), lines.encode())
+
+    def read_epochs(self) -> list[Epoch]:
+        """Return the finished epochs."""
+        try:
+            lines = storage.read_bytes(storage.join(self.url, "epochs.jsonl")).decode().splitlines()
+        except FileNotFoundError:
+            return []
+        return [Epoch.model_validate_json(line) for line in lines]
+
+    def checkpoint(self, step: int) -> str:
+        """Return the URL of the checkpoint of a step."""
+        return storage.join(self.checkpoints, f"{step:08d}")
+
+    def steps(self) -> list[int]:
+        """Return the steps of all checkpoints that are there, torn ones too."""
+        return [int(name) for name in storage.list_folder(self.checkpoints) if name.isdigit()]
+
+    def save(self, card: Card, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> str:
+        """Publish a checkpoint and return its URL."""
+        url = self.checkpoint(card.step)
+        with storage.publishing(url) as folder:
+            save_file({name: value.detach().contiguous() for name, value in weights.items()}, folder / WEIGHTS)
+            (folder / CARD).write_text(card.model_dump_json(indent=1) + "\n")
+            torch.save(dict(state), folder / STATE)
+        return url
+
+    def latest(self, say: Say) -> Restored | None:
+        """Return the newest checkpoint that is whole, and say which were passed over and why."""
+        for step in reversed(self.steps()):
+            try:
+                return self.read(step)
+            except storage.TornError as error:
+                say(f"passed over a checkpoint: {error}")
+        return None
+
+    def read(self, step: int) -> Restored:
+        """Return the checkpoint of a step.
+
+        Raises:
+            TornError: it is not whole.
+        """
+        folder = storage.fetch(self.checkpoint(step))
+        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        return Restored(step, load_file(folder / WEIGHTS), state)
+
+    def best(self) -> str:
+        """Return the URL of the best checkpoint by validation mean IoU; where that is not whole, of the newest that is.
+
+        Raises:
+            FileNotFoundError: the run has none.
+        """
+        best = best_epoch(self.read_epochs())
+        for step in [*([best.step] if best else []), *reversed(self.steps())]:
+            if _is_whole(self.checkpoint(step)):
+                return self.checkpoint(step)
+        raise FileNotFoundError(f"{self.url} has no complete checkpoint")
+
+    def prune(self, keep_last: int, best: int | None) -> None:
+        """Delete all checkpoints but the last `keep_last` and the one of step `best`."""
+        for step in self.steps()[:-keep_last]:
+            if step != best:
+                storage.remove_folder(self.checkpoint(step))
+
+
+def best_epoch(epochs: Sequence[Epoch]) -> Epoch | None:
+    """Return the epoch with the highest validation mean IoU, the first of equals."""
+    return max(epochs, key=lambda epoch: epoch.scores.mean_iou or 0.0, default=None)
+
+
+def find(url: str) -> str:
+    """Return the URL of a checkpoint, given its own or that of its run, whose best is taken.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if storage.exists(storage.join(url, storage.MANIFEST)):
+        return url
+    if storage.exists(storage.join(url, "checkpoints")):
+        return RunFolder(url).best()
+    raise FileNotFoundError(f"{url} is neither a checkpoint nor a run: it has no {storage.MANIFEST} and no checkpoints")
+
+
+def load(url: str) -> tuple[FCN, Card]:
+    """Rebuild the network of a checkpoint or run, on the CPU, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: there is none.
+        TornError: it is damaged.
+    """
+    folder = storage.fetch(find(url))
+    card = Card.model_validate_json((folder / CARD).read_text())
+    network = FCN(card.model, len(card.classes))
+    network.load_state_dict(load_file(folder / WEIGHTS))
+    return network.eval(), card
+
+
+def load_weights(url: str) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint or run."""
+    return load_file(storage.fetch(find(url)) / WEIGHTS)
+
+
+def _is_whole(url: str) -> bool:
+    try:
+        storage.verify(url)
+    except storage.TornError:
+        return False
+    return True

@@ -1,0 +1,147 @@
+"""What each worker does: seed, data, network, optimiser, restore, train.
+
+Call `fit` with a `LocalRuntime` to train without a cluster.
+"""
+
+import logging
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fcn_core import checkpoint
+from fcn_core.checkpoint import Card, Epoch, Restored, RunFolder, best_epoch
+from fcn_core.compute import decide, make_deterministic
+from fcn_core.data.audit import Audit, class_weights
+from fcn_core.data.base import Subset
+from fcn_core.data.batches import LoaderSettings, Order, training_batches
+from fcn_core.data.catalogue import open_dataset
+from fcn_core.loop import Progress, Runtime, Training, train
+from fcn_core.losses import SegmentationLoss
+from fcn_core.models import weights
+from fcn_core.models.fcn import FCN
+from fcn_core.models.preprocessing import mean_colour
+from fcn_core.settings import Classes, Run
+
+
+class Keep(NamedTuple):
+    """Which checkpoints are made and kept; it changes no number."""
+
+    last: int = 2
+    """Newest checkpoints kept, beside the best."""
+    every_steps: int | None = None
+    """Save within epochs too, after so many steps."""
+
+
+class LocalRuntime:
+    """One worker, no cluster."""
+
+    rank = 0
+    workers = 1
+
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        self.device = torch.device(device)
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """Return the network as it is."""
+        return network
+
+    def sum_over_workers(self, tensor: Tensor) -> Tensor:
+        """Return the tensor as it is."""
+        return tensor
+
+    def say(self, message: str) -> None:
+        """Log the message."""
+        logging.getLogger(__name__).info(message)
+
+    def show(self, progress: Progress) -> None:
+        """Show nothing."""
+
+    def finish_epoch(self, epoch: Epoch, checkpoint: str) -> None:
+        """Do nothing: the run's folder has it all."""
+
+
+def fit(run: Run, url: str, audit: Audit, runtime: Runtime, *, loader: LoaderSettings, keep: Keep) -> None:
+    """Train a run in its folder at `url` to the end, from its newest whole checkpoint or from the start.
+
+    Raises:
+        ValueError: the settings do not fit the data, the weights or the number of workers.
+        NonFiniteLossError: the loss diverged.
+    """
+    make_deterministic(run.compute, run.seed)
+    folder = RunFolder(url)
+    train_set = Subset(open_dataset(run.data, run.data.train_split), audit.train.kept)
+    val_set = Subset(open_dataset(run.data, run.data.val_split), audit.val.kept)
+    order = Order(
+        run.seed, len(train_set.names), run.optim.batch_size, run.optim.accumulate, runtime.rank, runtime.workers
+    )
+    order.check()
+    restored = _restored(folder, runtime)
+    training = _training(run, train_set.classes, audit, runtime, order, fresh=restored is None)
+    if restored is not None:
+        training.restore(restored)
+        runtime.say(f"resumed at step {training.step} of {training.num_steps}")
+        if runtime.rank == 0:
+            # A crash can come between a checkpoint and its line.
+            folder.write_epochs(training.epochs)
+    steps = range(training.step, training.num_steps)
+    batches = training_batches(train_set, run.data, order, steps, mean_colour(run.model.preprocessing), loader)
+    train(training, batches, val_set, _Saver(folder, train_set.classes, keep), keep.every_steps)
+
+
+def build_network(run: Run, classes: Classes, *, fresh: bool) -> FCN:
+    """Return the network of a run, with its starting weights if it is `fresh`; all else is a function of the seed."""
+    network = FCN(run.model, len(classes))
+    if fresh and run.model.weights is not None:
+        weights.load_classifier(network, run.model.weights, run.model.trunk)
+    if fresh and run.model.start_from is not None:
+        weights.start_from(network, checkpoint.load_weights(run.model.start_from), run.model.start_from)
+    return network
+
+
+def _training(run: Run, classes: Classes, audit: Audit, runtime: Runtime, order: Order, *, fresh: bool) -> Training:
+    numerics = decide(run.compute, runtime.device)
+    network = build_network(run, classes, fresh=fresh).to(runtime.device).to(memory_format=numerics.memory_format)
+    balance = torch.tensor(class_weights(audit.train, run.loss.class_weights), device=runtime.device)
+    loss = SegmentationLoss(run.loss, balance, run.optim.batch_size)
+    return Training(run, network, loss, runtime, numerics, order.steps_per_epoch)
+
+
+def _restored(folder: RunFolder, runtime: Runtime) -> Restored | None:
+    """Return the checkpoint that the first worker found newest, on every worker the same."""
+    found = folder.latest(runtime.say) if runtime.rank == 0 else None
+    shared = torch.tensor(found.step + 1 if found else 0, device=runtime.device)
+    step = int(runtime.sum_over_workers(shared)) - 1
+    if step < 0 or runtime.rank == 0:
+        return found
+    return folder.read(step)
+
+
+class _Saver:
+    def __init__(self, folder: RunFolder, classes: Classes, keep: Keep) -> None:
+        self._folder = folder
+        self._classes = classes
+        self._keep = keep
+
+    def __call__(self, training: Training) -> str:
+        weights, state = training.state()
+        url = self._folder.checkpoint(training.step)
+        if training.runtime.rank != 0:
+            return url
+        run = training.run
+        scored = training.epochs[-1] if training.epochs and training.epochs[-1].step == training.step else None
+        card = Card(
+            model=run.model,
+            classes=self._classes,
+            scale=run.data.scale,
+            bf16=training.numerics.bf16,
+            run_id=run.run_id,
+            step=training.step,
+            epoch=training.step // training.steps_per_epoch,
+            mean_iou=scored.scores.mean_iou if scored else None,
+        )
+        self._folder.save(card, weights, state)
+        self._folder.write_epochs(training.epochs)
+        best = best_epoch(training.epochs)
+        self._folder.prune(self._keep.last, best.step if best else None)
+        return url

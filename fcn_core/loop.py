@@ -1,0 +1,290 @@
+"""The training loop.
+
+It knows the cluster only as a `Runtime`, and never makes the host wait for the device within a step.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from fcn_core.checkpoint import Epoch, Restored
+from fcn_core.compute import Numerics
+from fcn_core.data.base import Dataset
+from fcn_core.data.batches import Batch
+from fcn_core.losses import SegmentationLoss
+from fcn_core.metrics import Scores, confusion, scores
+from fcn_core.models.fcn import FCN
+from fcn_core.models.preprocessing import preprocess
+from fcn_core.optim import MovingAverage, build_optimizer, set_learning_rate
+from fcn_core.predict import Predictor
+from fcn_core.settings import Run
+
+
+class Progress(NamedTuple):
+    """Where a run stands within an epoch."""
+
+    epoch: int
+    """Being trained, counted from 1."""
+    epochs: int
+    step: int
+    steps: int
+    """Of the whole run."""
+    loss: float
+    """Of this worker's share of the last batch, times the number of workers."""
+    images_per_s: float
+
+
+class Runtime(Protocol):
+    """What the loop knows of the cluster."""
+
+    rank: int
+    workers: int
+    device: torch.device
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """Return the network such that gradients are averaged over the workers."""
+        ...
+
+    def sum_over_workers(self, tensor: Tensor) -> Tensor:
+        """Add up a tensor over all workers, in place, and return it."""
+        ...
+
+    def say(self, message: str) -> None:
+        """Tell people something; returns at once."""
+        ...
+
+    def show(self, progress: Progress) -> None:
+        """Show progress; returns at once."""
+        ...
+
+    def finish_epoch(self, epoch: Epoch, checkpoint: str) -> None:
+        """Take note of a finished epoch whose checkpoint is published."""
+        ...
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss or its gradient was not finite; the step was not applied."""
+
+
+class Training:
+    """All that changes while a run trains.
+
+    Args:
+        run: the settings.
+        network: on the runtime's device.
+        loss: of the global batch.
+        runtime: the cluster.
+        numerics: precision and layout.
+        steps_per_epoch: as `Order` has it.
+    """
+
+    def __init__(
+        self, run: Run, network: FCN, loss: SegmentationLoss, runtime: Runtime, numerics: Numerics, steps_per_epoch: int
+    ) -> None:
+        self.run = run
+        self.network = network
+        self.loss = loss
+        self.runtime = runtime
+        self.numerics = numerics
+        self.steps_per_epoch = steps_per_epoch
+        self.num_steps = steps_per_epoch * run.optim.epochs
+        self.wrapped = runtime.wrap(network)
+        self.optimizer = build_optimizer(network, run.optim)
+        self.average = MovingAverage(network, run.optim.ema_decay) if run.optim.ema_decay else None
+        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.step = 0
+        self.epochs: list[Epoch] = []
+        self.losses = torch.zeros(steps_per_epoch, device=runtime.device)
+        """This worker's share of the loss of each step of the epoch."""
+        self.bad_steps = torch.zeros((), device=runtime.device)
+        """Steps held back since the first whose loss or gradient was not finite."""
+
+    def take_step(self, batches: Sequence[Batch]) -> None:
+        """Apply one step of the optimiser, unless the loss or gradient, or that of a step before, is not finite."""
+        self.learning_rate = set_learning_rate(self.optimizer, self.run.optim, self.step, self.num_steps)
+        loss = self._gradient([self._on_device(batch) for batch in batches])
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norm = get_total_norm(gradients)
+        if self.run.optim.clip_norm is not None:
+            clip_grads_with_norm_(self.parameters, self.run.optim.clip_norm, norm)
+        finite = torch.isfinite(norm) & torch.isfinite(loss)
+        self.bad_steps += torch.where(finite & (self.bad_steps == 0), 0, 1)
+        # Read on the device by the fused optimiser: a step that must not be applied is not, and nobody waited to know.
+        self.optimizer.found_inf = self.bad_steps.clamp(max=1)  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update()
+        self.losses[self.step % self.steps_per_epoch] = loss
+        self.step += 1
+
+    def check(self) -> None:
+        """Stop every worker if any had to hold back a step.
+
+        Raises:
+            NonFiniteLossError: naming the step and the likely cause.
+        """
+        held_back = self.runtime.sum_over_workers(self.bad_steps.clone())
+        if held_back > 0:
+            raise NonFiniteLossError(self._diagnosis(self.step + 1 - int(self.bad_steps.clamp(min=1))))
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the weights to be used, and all else that must be restored; every worker must call it."""
+        losses = self.runtime.sum_over_workers(self.losses.clone())
+        rest: dict[str, Any] = {
+            "optimizer": self.optimizer.state_dict(),
+            "losses": losses,
+            "epochs": [epoch.model_dump(mode="json") for epoch in self.epochs],
+        }
+        weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        if self.average is not None:
+            rest["raw_weights"] = weights
+            names = [name for name, _ in self.network.named_parameters()]
+            weights = weights | dict(zip(names, self.average.average, strict=True))
+        return weights, rest
+
+    def restore(self, restored: Restored) -> None:
+        """Go back to a checkpoint: the same weights, optimiser, losses and history, bit by bit."""
+        self.network.load_state_dict(restored.state.get("raw_weights", restored.weights))
+        if self.average is not None:
+            self.average.load([restored.weights[name] for name, _ in self.network.named_parameters()])
+        self.optimizer.load_state_dict(restored.state["optimizer"])
+        # Shares are added up over the workers again at the end of the epoch, so one worker takes them all.
+        self.losses.copy_(restored.state["losses"] if self.runtime.rank == 0 else torch.zeros(()))
+        self.epochs = [Epoch.model_validate(epoch) for epoch in restored.state["epochs"]]
+        self.step = restored.step
+
+    def _on_device(self, batch: Batch) -> Batch:
+        return Batch(*(tensor.to(self.runtime.device, non_blocking=True) for tensor in batch))
+
+    def _gradient(self, batches: Sequence[Batch]) -> Tensor:
+        """Accumulate the gradient of the global batch's loss and return this worker's share of the loss."""
+        weight = torch.stack([self.loss.labelled_weight(batch.masks) for batch in batches]).sum()
+        weight = self.runtime.sum_over_workers(weight)
+        total = torch.zeros((), device=self.runtime.device)
+        self.wrapped.train()
+        for number, batch in enumerate(batches, start=1):
+            images = preprocess(batch.images, self.run.model.preprocessing).contiguous(
+                memory_format=self.numerics.memory_format
+            )
+            # Workers exchange gradients once a step, in the last backward pass.
+            self._exchange_gradients(number == len(batches))
+            with self.numerics.autocast():
+                predicted = self.wrapped(images, batch.seeds)
+            share = self.loss.share(predicted, batch.masks, weight)
+            # The workers' gradients are averaged but their shares add up.
+            (share * self.runtime.workers).backward()
+            total += share.detach()
+        return total
+
+    def _exchange_gradients(self, now: bool) -> None:
+        if isinstance(self.wrapped, DistributedDataParallel):
+            self.wrapped.require_backward_grad_sync = now
+
+    def _diagnosis(self, step: int) -> str:
+        optim, loss = self.run.optim, self.run.loss
+        knob = f"lower optim.learning_rate (now {optim.learning_rate:g}; try {optim.learning_rate / 10:g})"
+        if loss.reduction == "sum":
+            knob = (
+                f"with loss.reduction 'sum' the gradient grows with the number of pixels, so optim.learning_rate "
+                f"{optim.learning_rate:g} must be about 1e5 times smaller than for 'mean'"
+            )
+        elif optim.clip_norm is None:
+            knob += ", set optim.clip_norm (try 10) or optim.warmup_steps"
+        where = f"at step {step} of {self.num_steps}"
+        return f"the loss or its gradient is not finite {where}; the step was not applied; {knob}"
+
+
+Save = Callable[[Training], str]
+
+
+def train(
+    training: Training, batches: Iterator[list[Batch]], val: Dataset, save: Save, save_every: int | None = None
+) -> None:
+    """Train to the end of the run, from wherever `training` stands.
+
+    Args:
+        training: changed in place.
+        batches: this worker's batches of each step from `training.step` on.
+        val: validated after each epoch.
+        save: publishes a checkpoint and returns its URL; every worker calls it, at the same steps.
+        save_every: save also within an epoch, after so many steps.
+
+    Raises:
+        NonFiniteLossError: the loss diverged; what was saved before is good.
+    """
+    while training.step < training.num_steps:
+        start = time.perf_counter()
+        steps = _train_epoch(training, batches, save, save_every)
+        trained = time.perf_counter()
+        result = validate(training, val)
+        train_loss = float(training.runtime.sum_over_workers(training.losses.clone()).mean())
+        epoch = Epoch(
+            epoch=training.step // training.steps_per_epoch,
+            step=training.step,
+            train_loss=train_loss,
+            learning_rate=training.learning_rate,
+            scores=result,
+            images_per_s=steps * training.run.optim.batch_size / (trained - start),
+            seconds=time.perf_counter() - start,
+        )
+        training.epochs.append(epoch)
+        training.losses.zero_()
+        training.runtime.finish_epoch(epoch, save(training))
+
+
+def validate(training: Training, dataset: Dataset) -> Scores:
+    """Score the weights that would be saved. Each sample is seen once, by one worker, alone and at its own size."""
+    runtime, run = training.runtime, training.run
+    num_classes = len(dataset.classes)
+    total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=runtime.device)
+    predictor = Predictor(
+        training.network, dataset.classes, run.model, scale=run.data.scale, bf16=training.numerics.bf16
+    )
+    if training.average is not None:
+        training.average.swap()
+    try:
+        # A strided share rather than a DistributedSampler, which would repeat samples to make the shares equal.
+        for index in range(runtime.rank, len(dataset.names), runtime.workers):
+            sample = dataset.read(index)
+            truth = torch.from_numpy(sample.mask).to(runtime.device)
+            total += confusion(predictor.labels(sample.image)[None], truth[None], num_classes)[0]
+    finally:
+        if training.average is not None:
+            training.average.swap()
+    return scores(runtime.sum_over_workers(total))
+
+
+def _train_epoch(training: Training, batches: Iterator[list[Batch]], save: Save, save_every: int | None) -> int:
+    """Train to the end of the epoch and return the number of steps taken."""
+    first, runtime = training.step, training.runtime
+    end = (first // training.steps_per_epoch + 1) * training.steps_per_epoch
+    # Looking at the loss makes the host wait for the device; on the CPU it has waited already.
+    look_every = 20 if runtime.device.type == "cuda" else 1
+    start = time.perf_counter()
+    while training.step < end:
+        training.take_step(next(batches))
+        if training.step % look_every == 0 or training.step == end:
+            training.check()
+            runtime.show(_progress(training, (training.step - first) / (time.perf_counter() - start)))
+        if save_every and training.step % save_every == 0 and training.step < end:
+            training.check()
+            save(training)
+    return training.step - first
+
+
+def _progress(training: Training, steps_per_s: float) -> Progress:
+    last = (training.step - 1) % training.steps_per_epoch
+    return Progress(
+        epoch=(training.step - 1) // training.steps_per_epoch + 1,
+        epochs=training.run.optim.epochs,
+        step=training.step,
+        steps=training.num_steps,
+        loss=float(training.losses[last]) * training.runtime.workers,
+        images_per_s=steps_per_s * training.run.optim.batch_size,
+    )

@@ -1,0 +1,254 @@
+"""Files and folders on any storage that fsspec knows: a local folder, s3://bucket/folder, gs://, memory://.
+
+A folder is published whole or not at all: files first, then `manifest.json` (size and SHA-256 of each), then `COMMIT`
+(SHA-256 of the manifest). A reader trusts nothing without a COMMIT that fits.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+MANIFEST, COMMIT = "manifest.json", "COMMIT"
+
+
+class TornError(Exception):
+    """A published folder is incomplete or damaged."""
+
+
+def join(root: str, *parts: str) -> str:
+    """Return the URL or path of something below `root`."""
+    return "/".join([root.rstrip("/"), *parts])
+
+
+def absolute(url: str) -> str:
+    """Return a URL as it is, and a local path made absolute, so that other processes find it."""
+    return str(Path(_open(url)[1]).resolve()) if is_local(url) else url
+
+
+def is_local(url: str) -> bool:
+    """Tell whether `url` is a path of this machine."""
+    return isinstance(_open(url)[0], LocalFileSystem)
+
+
+def exists(url: str) -> bool:
+    """Tell whether a file or folder is there."""
+    filesystem, path = _open(url)
+    return bool(filesystem.exists(path))
+
+
+def read_bytes(url: str) -> bytes:
+    """Return the contents of a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    filesystem, path = _open(url)
+    return bytes(filesystem.cat_file(path))
+
+
+def write_bytes(url: str, contents: bytes) -> None:
+    """Replace a file in one step: readers see the old contents or the new, never a part."""
+    filesystem, path = _open(url)
+    if not is_local(url):
+        filesystem.pipe_file(path, contents)
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+        file.write(contents)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(file.name).chmod(0o644)
+    Path(file.name).replace(target)
+
+
+def list_folder(url: str) -> list[str]:
+    """Return the sorted names of what lies in a folder; none if the folder is not there."""
+    filesystem, path = _open(url)
+    filesystem.invalidate_cache()
+    try:
+        entries = filesystem.ls(path, detail=False)
+    except FileNotFoundError:
+        return []
+    return sorted({Path(entry).name for entry in entries if entry.rstrip("/") != path.rstrip("/")})
+
+
+def remove_folder(url: str) -> None:
+    """Delete a folder, its COMMIT first, so that no reader takes the rest for whole."""
+    filesystem, path = _open(url)
+    filesystem.invalidate_cache()
+    if filesystem.exists(f"{path}/{COMMIT}"):
+        filesystem.rm_file(f"{path}/{COMMIT}")
+    if filesystem.exists(path):
+        filesystem.rm(path, recursive=True)
+
+
+@contextmanager
+def publishing(url: str) -> Iterator[Path]:
+    """Give an empty local folder whose files are published at `url` when the block ends; if it raises, nothing is."""
+    if is_local(url):
+        target = Path(_open(url)[1])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        place: str | None = str(target.parent)
+    else:
+        place = None
+    folder = Path(tempfile.mkdtemp(dir=place, prefix=".partial-"))
+    try:
+        yield folder
+        files = _seal(folder)
+        remove_folder(url)
+        _move(folder, files, url)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def verify(url: str) -> dict[str, dict[str, Any]]:
+    """Check that a published folder is whole, and return size and SHA-256 of each of its files.
+
+    Raises:
+        TornError: it is not; the message says what is wrong.
+    """
+    files = _manifest(url)
+    for name, expected in files.items():
+        _check_file(url, name, expected)
+    return files
+
+
+def fetch(url: str) -> Path:
+    """Return a local folder with the verified files published at `url`, downloaded once per node.
+
+    Raises:
+        TornError: the folder is incomplete or damaged.
+    """
+    if is_local(url):
+        verify(url)
+        return Path(_open(url)[1])
+    files = _manifest(url)
+    key = hashlib.sha256(json.dumps([url, files], sort_keys=True).encode()).hexdigest()
+    target = cache_folder() / "folders" / key
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-"))
+        try:
+            _download(url, files, partial)
+            _rename_unless_there(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def cached(url: str) -> Path:
+    """Return a local path with the contents of a file: itself if it is local, else a copy kept in this node's cache.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    filesystem, path = _open(url)
+    if is_local(url):
+        return Path(path)
+    version = {
+        key: str(value)
+        for key, value in filesystem.info(path).items()
+        if key in ("size", "ETag", "LastModified", "mtime")
+    }
+    key = hashlib.sha256(json.dumps([url, version], sort_keys=True).encode()).hexdigest()
+    target = cache_folder() / "files" / key[:2] / f"{key}{Path(path).suffix}"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=target.parent, prefix=".partial-")
+        os.close(handle)
+        try:
+            filesystem.get_file(path, partial)
+            Path(partial).replace(target)
+        finally:
+            Path(partial).unlink(missing_ok=True)
+    return target
+
+
+def cache_folder() -> Path:
+    """Return this node's cache, `$FCN_CACHE` or `~/.cache/fcn_lab`."""
+    return Path(os.environ.get("FCN_CACHE", Path.home() / ".cache" / "fcn_lab"))
+
+
+def _open(url: str) -> tuple[Any, str]:
+    filesystem, path = fsspec.core.url_to_fs(url)
+    return filesystem, str(path)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _seal(folder: Path) -> list[str]:
+    files = {path.name: {"size": path.stat().st_size, "sha256": _digest(path)} for path in sorted(folder.iterdir())}
+    manifest = json.dumps({"files": files}, indent=1).encode()
+    (folder / MANIFEST).write_bytes(manifest)
+    (folder / COMMIT).write_text(hashlib.sha256(manifest).hexdigest())
+    # COMMIT goes last: whatever the moment of a crash, a folder that has one is whole.
+    names = [*files, MANIFEST, COMMIT]
+    for name in names:
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
+    return names
+
+
+def _move(folder: Path, names: list[str], url: str) -> None:
+    filesystem, path = _open(url)
+    if is_local(url):
+        folder.chmod(0o755)
+        folder.rename(path)
+        return
+    for name in names:
+        filesystem.put_file(str(folder / name), f"{path}/{name}")
+
+
+def _manifest(url: str) -> dict[str, dict[str, Any]]:
+    try:
+        manifest, commit = read_bytes(join(url, MANIFEST)), read_bytes(join(url, COMMIT))
+    except FileNotFoundError as error:
+        raise TornError(f"{url} was never completed: it lacks {Path(str(error.args[-1])).name}") from error
+    if commit.decode(errors="replace").strip() != hashlib.sha256(manifest).hexdigest():
+        raise TornError(f"{url} is damaged: COMMIT does not fit {MANIFEST}")
+    files: dict[str, dict[str, Any]] = json.loads(manifest)["files"]
+    if unsafe := [name for name in files if Path(name).name != name or name in ("", ".", "..")]:
+        raise TornError(f"{url} is damaged: {MANIFEST} names files outside the folder: {unsafe[0]}")
+    return files
+
+
+def _check_file(url: str, name: str, expected: dict[str, Any]) -> None:
+    filesystem, path = _open(join(url, name))
+    if not filesystem.exists(path):
+        raise TornError(f"{url} is damaged: {name} is missing")
+    with filesystem.open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected["sha256"]:
+        raise TornError(f"{url} is damaged: {name} has not the SHA-256 of {MANIFEST}")
+
+
+def _download(url: str, files: dict[str, dict[str, Any]], folder: Path) -> None:
+    filesystem, path = _open(url)
+    for name, expected in files.items():
+        if not filesystem.exists(f"{path}/{name}"):
+            raise TornError(f"{url} is damaged: {name} is missing")
+        filesystem.get_file(f"{path}/{name}", str(folder / name))
+        if _digest(folder / name) != expected["sha256"]:
+            raise TornError(f"{url} is damaged: {name} has not the SHA-256 of {MANIFEST}")
+
+
+def _rename_unless_there(source: Path, target: Path) -> None:
+    try:
+        source.rename(target)
+    except OSError:
+        # Another worker of this node was faster; its copy was verified too.
+        if not target.exists():
+            raise

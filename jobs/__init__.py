@@ -1,0 +1,1 @@
+"""What runs and ends: one file per command; files that begin with an underscore are shared."""

@@ -1,0 +1,208 @@
+"""From command line, environment and YAML to one settings value.
+
+The command line wins over the environment (`FCN_OPTIM__LEARNING_RATE=1e-3`), that over a YAML file (`--config FILE`),
+and that over the named experiment.
+"""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
+
+import yaml
+from pydantic import Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    CliPositionalArg,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from fcn_core import storage
+from fcn_core.experiments import EXPERIMENTS
+from fcn_core.settings import Run, Stride, Value, override, setting_names
+
+USER_ERROR = 2
+"""Exit code of what the user can mend."""
+ENVIRONMENT_ONLY = {"FCN_CACHE"}
+
+
+class Launch(Value):
+    """Where and how a run is carried out. Nothing here changes its numbers."""
+
+    workers: int = Field(1, ge=1, description="training processes, spread over the nodes of the cluster")
+    storage: str = Field(
+        "results", description="folder or URL (s3://bucket/lab) that all nodes reach; runs/ is below it"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: a GPU for each worker where the cluster has them"
+    )
+    cpus_per_worker: int = Field(1, ge=1, description="CPUs, and torch threads, of each worker")
+    loader_processes: int = Field(
+        0, ge=0, description="processes of each worker that read and augment images; 0: the worker itself"
+    )
+    memory_gib: float = Field(2.0, ge=0, description="decoded images that each worker keeps in memory")
+    max_failures: int = Field(
+        3, ge=0, description="how often a run is taken up again after the loss of a worker or node"
+    )
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept, beside the best")
+    save_every: int | None = Field(None, ge=1, description="save within epochs too, after so many steps")
+
+
+class Job(NamedTuple):
+    """What a training command asks for."""
+
+    run: Run
+    launch: Launch
+    print_config: bool
+
+
+class Command(Launch, Run, BaseSettings):
+    """Train a fully convolutional network, data-parallel over Ray workers. The same command again resumes the same run.
+
+    Settings come from the command line, the environment (FCN_OPTIM__LEARNING_RATE=1e-3), a YAML file and the named
+    experiment; the
+    former wins. Defaults shown below are those without an experiment: --print-config shows the resolved values.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="FCN_",
+        env_nested_delimiter="__",
+        cli_avoid_json=True,
+        cli_implicit_flags=True,
+        cli_exit_on_error=False,
+    )
+    stride_of_job: ClassVar[Stride] = 8
+
+    experiment: CliPositionalArg[str] = Field("streets", description=f"one of {', '.join(EXPERIMENTS)}")
+    config: Path | None = Field(None, description="YAML file of settings")
+    print_config: bool = Field(False, description="show the resolved settings and stop")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Add the YAML file and the experiment, which the sources before them name."""
+        return init_settings, env_settings, _YamlFile(settings_cls), _Experiment(settings_cls)
+
+    def job(self) -> Job:
+        """Return what is asked for, each part as a value of its own."""
+        run = Run.model_validate({name: getattr(self, name) for name in Run.model_fields})
+        launch = Launch.model_validate({name: getattr(self, name) for name in Launch.model_fields})
+        # Workers have another working directory, and the same data from another folder are the same run.
+        places = {"data.path": run.data.path, "model.start_from": run.model.start_from}
+        places |= {"model.weights": run.model.weights} if run.model.weights != "imagenet" else {}
+        absolute = {name: storage.absolute(place) for name, place in places.items() if place is not None}
+        return Job(override(run, absolute), launch, self.print_config)
+
+
+def parse(arguments: Sequence[str], stride: Stride) -> Job:
+    """Return the job that a command line asks for, or leave with one line and exit code 2."""
+    command: type[Command] = type(
+        "Command", (Command,), {"stride_of_job": stride, "__doc__": Command.__doc__, "__module__": __name__}
+    )
+    try:
+        _check_environment(os.environ)
+        return command(
+            _cli_parse_args=[_option(argument) for argument in arguments], _cli_prog_name=Path(sys.argv[0]).name
+        ).job()
+    except ValidationError as error:
+        fail(explain(error))
+    except (SettingsError, ValueError, OSError) as error:
+        fail(_with_suggestion(str(error)))
+
+
+def fail(message: str) -> NoReturn:
+    """Print an error and leave with the exit code of what the user can mend."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(USER_ERROR)
+
+
+def explain(error: ValidationError) -> str:
+    """Put a validation error into one line: each setting by its dotted name, what is wrong and what was given."""
+    parts = []
+    for detail in error.errors():
+        place = ".".join(str(part) for part in detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            parts.append(f"no setting {place!r}{_nearest(place)}")
+            continue
+        message = detail["msg"].removeprefix("Value error, ")
+        given = "" if isinstance(detail["input"], dict | Value) else f" (given: {detail['input']!r})"
+        parts.append(f"{place}: {message}{given}" if place else message)
+    return "; ".join(dict.fromkeys(parts))
+
+
+class _YamlFile(PydanticBaseSettingsSource):
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        path = self.current_state.get("config")
+        if path is None:
+            return {}
+        try:
+            settings = yaml.safe_load(Path(path).read_text())
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        if settings is not None and not isinstance(settings, dict):
+            raise ValueError(f"{path} must hold settings by name, such as 'optim: {{learning_rate: 0.001}}'")
+        return settings or {}
+
+
+class _Experiment(PydanticBaseSettingsSource):
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        name = self.current_state.get("experiment", "streets")
+        if name not in EXPERIMENTS:
+            raise ValueError(f"no experiment {name!r}; experiments are {', '.join(EXPERIMENTS)}")
+        stride = getattr(self.settings_cls, "stride_of_job", 8)
+        chosen = self.current_state.get("model", {}).get("stride", stride)
+        changes = {"name": f"{name}-fcn{chosen}s", "model.stride": stride}
+        return override(EXPERIMENTS[name](), changes).model_dump()
+
+
+def _option(argument: str) -> str:
+    """Accept dashes for underscores, and --data for --data.path."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    negative = "no-" if name.startswith("no-") else ""
+    name = name.removeprefix("no-").replace("-", "_")
+    return f"--{negative}{'data.path' if name == 'data' else name}{equals}{value}"
+
+
+def _names() -> list[str]:
+    return [*setting_names(Run()), *Launch.model_fields, "config", "print_config", "data"]
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, _names(), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; settings are {', '.join(_names())}"
+
+
+def _with_suggestion(message: str) -> str:
+    line = " ".join(message.split()).removeprefix("error parsing CLI: ")
+    unknown = re.search(r"unrecognized arguments: --?(\S+)", line)
+    return f"no setting {unknown[1]!r}{_nearest(unknown[1].split('=')[0])}" if unknown else line
+
+
+def _check_environment(environment: Mapping[str, str]) -> None:
+    known = {"FCN_" + name.upper().replace(".", "__") for name in _names()} | {"FCN_EXPERIMENT"} | ENVIRONMENT_ONLY
+    groups = {name.split("__")[0] for name in known if "__" in name}
+    for variable in environment:
+        if variable.startswith("FCN_") and variable.upper() not in known | groups:
+            raise ValueError(
+                f"no setting for the environment variable {variable}{_nearest(variable[4:].lower().replace('__', '.'))}"
+            )

@@ -1,0 +1,80 @@
+"""Starting or joining Ray."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jobs._cli import Launch
+
+ROOT = Path(__file__).parents[1]
+"""The code that workers need."""
+
+PASSED_ON = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_DEFAULT_REGION",
+    "AWS_EC2_METADATA_DISABLED",
+    "FCN_CACHE",
+)
+"""Environment variables that workers need too where they are set."""
+
+RAY_SETTINGS = {
+    # Reports wait for the controller's next look, every 2 s by default.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+@contextmanager
+def cluster(launch: Launch) -> Iterator[None]:
+    """Join the Ray cluster that RAY_ADDRESS names, as in a submitted job; else run a Ray of our own on this machine.
+
+    Raises:
+        ValueError: the cluster cannot be joined.
+    """
+    for name, value in RAY_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
+    if address:
+        environment: dict[str, Any] = {"env_vars": environment_variables()}
+        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+            environment |= {"working_dir": str(ROOT)}
+        options |= {"address": address, "runtime_env": environment}
+    else:
+        cpus = max(os.cpu_count() or 1, launch.workers * launch.cpus_per_worker)
+        options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError) as error:
+        raise ValueError(f"cannot reach the Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def environment_variables() -> dict[str, str]:
+    """Return the variables of this process that workers on other nodes need."""
+    return {name: os.environ[name] for name in (*PASSED_ON, *RAY_SETTINGS) if name in os.environ}
+
+
+def use_gpu(launch: Launch) -> bool:
+    """Tell whether workers get a GPU each.
+
+    Raises:
+        ValueError: the cluster cannot ever hold the workers.
+    """
+    import ray
+
+    resources = ray.cluster_resources()
+    gpus = resources.get("GPU", 0)
+    wanted = launch.device == "cuda" or (launch.device == "auto" and gpus >= launch.workers)
+    return bool(wanted)

@@ -1,0 +1,64 @@
+"""What is left when a run ends: scores by class, the validation curve and five predictions."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from fcn_core import figures, metrics, storage
+from fcn_core.checkpoint import RunFolder, best_epoch
+from fcn_core.data.base import Dataset
+from fcn_core.data.catalogue import open_dataset
+from fcn_core.predict import Predictor
+from fcn_core.settings import Run
+from jobs._console import Console, percent
+
+NUM_PREDICTIONS = 5
+
+
+def report(url: str, run: Run, console: Console) -> None:
+    """Draw the figures of a finished run into its folder, and say where everything is and what to do next."""
+    folder = RunFolder(url)
+    epochs = folder.read_epochs()
+    best = best_epoch(epochs)
+    if best is None:
+        return
+    val = open_dataset(run.data, run.data.val_split)
+    rule = metrics.rule(len(val.classes))
+    with tempfile.TemporaryDirectory() as name:
+        local = Path(name)
+        points = [
+            figures.CurvePoint(epoch.epoch, epoch.scores.mean_iou or float("nan"), epoch.train_loss) for epoch in epochs
+        ]
+        figures.curves({run.name: points}, local / "validation.png", rule=rule)
+        rows = _predictions(folder.best(), val)
+        figures.predictions(rows, val.classes, local / "predictions.png", title=f"{run.name}, epoch {best.epoch}")
+        for path in sorted(local.iterdir()):
+            storage.write_bytes(storage.join(url, "figures", path.name), path.read_bytes())
+    table = Table(
+        "class",
+        "IoU",
+        "accuracy",
+        title=f"best epoch {best.epoch}: mean IoU {percent(best.scores.mean_iou)}",
+        caption=rule,
+    )
+    for row in zip(val.classes.names, best.scores.class_iou, best.scores.class_accuracy, strict=True):
+        table.add_row(row[0], percent(row[1]), percent(row[2]))
+    console.rich.print(table)
+    console.say(f"curve        {storage.join(url, 'figures', 'validation.png')}")
+    console.say(f"predictions  {storage.join(url, 'figures', 'predictions.png')}")
+    console.say(f"checkpoint   {folder.best()}")
+
+
+def _predictions(checkpoint: str, val: Dataset) -> list[figures.PredictionRow]:
+    predictor = Predictor.load(checkpoint)
+    rows = []
+    for index in np.linspace(0, len(val.names) - 1, min(NUM_PREDICTIONS, len(val.names)), dtype=int):
+        sample = val.read(int(index))
+        labels = predictor.labels(sample.image)
+        matrix = metrics.confusion(labels[None], torch.from_numpy(sample.mask)[None], len(val.classes))[0]
+        caption = f"pixel accuracy {percent(metrics.scores(matrix).pixel_accuracy)}"
+        rows.append(figures.PredictionRow(val.names[int(index)], sample.image, sample.mask, labels.numpy(), caption))
+    return rows

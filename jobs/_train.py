@@ -1,0 +1,216 @@
+"""Training a run on a Ray cluster: everything between the command line and `fcn_core.fit`."""
+
+import platform
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from fcn_core import metrics, storage
+from fcn_core.checkpoint import RunFolder
+from fcn_core.data.audit import Audit, audit, class_weights
+from fcn_core.data.base import Dataset
+from fcn_core.data.batches import LoaderSettings, Order
+from fcn_core.data.catalogue import open_dataset
+from fcn_core.data.decode import SampleError
+from fcn_core.fit import Keep, build_network, fit
+from fcn_core.loop import NonFiniteLossError
+from fcn_core.optim import mean_from_sum
+from fcn_core.settings import Run, Stride
+from jobs._cli import Job, Launch, fail, parse
+from jobs._console import Console
+from jobs._ray import cluster, environment_variables, use_gpu
+from jobs._report import report
+
+FAILED, INTERRUPTED = 1, 130
+
+
+class RunFailedError(Exception):
+    """The run could not be finished, for no fault in its settings."""
+
+
+def main(stride: Stride) -> None:
+    """Carry out a training command; leaves with 0, 1 (failed), 2 (the user can mend it) or 130 (interrupted)."""
+    job = parse(sys.argv[1:], stride)
+    if job.print_config:
+        print(job.run.model_dump_json(indent=1))
+        return
+    try:
+        with Console() as console:
+            url = run_job(job, console)
+            report(url, job.run, console)
+    except (ValueError, FileNotFoundError) as error:
+        fail(str(error))
+    except (NonFiniteLossError, RunFailedError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(FAILED) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+
+
+def run_job(job: Job, console: Console) -> str:
+    """Train a run to its end and return the URL of its folder.
+
+    Raises:
+        ValueError: a setting, the data or the weights are wrong.
+        FileNotFoundError: data or weights are not there.
+        NonFiniteLossError: the loss diverged.
+        RunFailedError: workers were lost too often.
+    """
+    run, launch = job.run, job.launch
+    url = storage.join(storage.absolute(launch.storage), "runs", run.run_id)
+    console.say(f"run {run.run_id} in {url}")
+    audited = _check(run, launch, console)
+    _write_run(RunFolder(url), run, audited)
+    with cluster(launch):
+        _train(run, launch, url, audited, console)
+    return url
+
+
+def _check(run: Run, launch: Launch, console: Console) -> Audit:
+    """Let everything that can fail from settings and data alone fail now, before any worker starts."""
+    train, val = open_dataset(run.data, run.data.train_split), open_dataset(run.data, run.data.val_split)
+    Order(run.seed, len(train.names), run.optim.batch_size, run.optim.accumulate, 0, launch.workers).check()
+    audited = audit(
+        train, val, run.data.audit, progress=lambda done, of: console.count("auditing data, sample", done, of)
+    )
+    for finding in audited.findings:
+        console.say(str(finding))
+    kept = len(audited.train.kept)
+    Order(run.seed, kept, run.optim.batch_size, run.optim.accumulate, 0, launch.workers).check()
+    if run.data.crop is None and audited.train.num_sizes > 1:
+        raise ValueError(
+            f"the training images have {audited.train.num_sizes} sizes: set data.crop to (height, width) in pixels"
+        )
+    _describe(run, train, audited, console)
+    return audited
+
+
+def _describe(run: Run, train: Dataset, audited: Audit, console: Console) -> None:
+    network = build_network(run, train.classes, fresh=True)
+    millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    console.say(
+        f"FCN-{run.model.stride}s on {run.model.trunk}, {millions:.1f} M parameters; "
+        f"{len(audited.train.kept)} training and {len(audited.val.kept)} validation samples"
+    )
+    weights = class_weights(audited.train, run.loss.class_weights)
+    if run.loss.class_weights != "none":
+        both = zip(train.classes.names, weights, strict=True)
+        console.say(
+            f"class weights ({run.loss.class_weights}): " + ", ".join(f"{name} {weight:.3f}" for name, weight in both)
+        )
+    if run.loss.reduction == "sum":
+        pixels = sum(audited.train.class_pixels) / len(audited.train.kept) * run.optim.batch_size
+        same = mean_from_sum(run.optim.learning_rate, pixels)
+        console.say(f"learning rate {run.optim.learning_rate:g} on the summed loss is about {same:.2g} on the mean")
+
+
+def _write_run(folder: RunFolder, run: Run, audited: Audit) -> None:
+    """Write run.json, or check that a run to be resumed has the data it began with."""
+    before = folder.read_run()
+    if before is not None:
+        began = {split: before["audit"][split]["digest"] for split in ("train", "val")}
+        if began != {"train": audited.train.digest, "val": audited.val.digest}:
+            raise ValueError(
+                f"the data changed since run {run.run_id} began: put them back, or give the new run another --name"
+            )
+        return
+    packages = ("fcn-lab", "torch", "torchvision", "ray", "numpy", "pillow")
+    folder.write_run(
+        {
+            "run_id": run.run_id,
+            "settings": run.model_dump(mode="json"),
+            "rule": metrics.rule(len(audited.train.class_pixels)),
+            "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "audit": audited.model_dump(mode="json"),
+        }
+    )
+
+
+def _train(run: Run, launch: Launch, url: str, audited: Audit, console: Console) -> None:
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from jobs._runtime import Board
+
+    gpu = use_gpu(launch)
+    board = ray.remote(Board).options(num_cpus=0).remote()
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"run": run, "launch": launch, "url": url, "audit": audited, "board": board},
+        torch_config=TorchConfig(timeout_s=120),
+        scaling_config=ScalingConfig(
+            num_workers=launch.workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": launch.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
+        ),
+        run_config=RunConfig(
+            name=run.run_id,
+            storage_path=storage.join(storage.absolute(launch.storage), "ray"),
+            failure_config=FailureConfig(max_failures=launch.max_failures, controller_failure_limit=3),
+            worker_runtime_env={"env_vars": environment_variables()},
+        ),
+    )
+    console.say(f"starting {launch.workers} workers on {'GPUs' if gpu else 'CPUs'}")
+    with _shown(board, console):
+        try:
+            failure = trainer.fit().return_value
+        except ray.train.TrainingFailedError as error:
+            raise RunFailedError(
+                f"workers were lost {launch.max_failures + 1} times, last: {_last_line(error)}"
+            ) from error
+    if failure is not None:
+        raise failure
+
+
+def _worker(config: dict[str, Any]) -> Exception | None:
+    """Train on this worker. What would fail again is returned, not raised, since Ray would try it again."""
+    from jobs._runtime import RayRuntime
+
+    launch: Launch = config["launch"]
+    runtime = RayRuntime(config["board"])
+    loader = LoaderSettings(launch.loader_processes, launch.memory_gib, pin_memory=runtime.device.type == "cuda")
+    keep = Keep(launch.keep_checkpoints, launch.save_every)
+    try:
+        fit(config["run"], config["url"], config["audit"], runtime, loader=loader, keep=keep)
+    except SampleError:
+        # A file that the audit could read is gone, on this worker alone: worth another try.
+        raise
+    except (ValueError, FileNotFoundError, NonFiniteLossError) as error:
+        return error
+    return None
+
+
+@contextmanager
+def _shown(board: Any, console: Console) -> Iterator[None]:  # noqa: ANN401 -- Ray's actor handles have no type.
+    """Show what workers put on the board while the block runs."""
+    import ray
+
+    done = threading.Event()
+
+    def look() -> None:
+        while True:
+            last = done.wait(0.3)
+            for item in ray.get(board.take.remote()):
+                console.show(item)
+            if last:
+                return
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=10)
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
