@@ -3,20 +3,18 @@
 Call `fit` with a `LocalRuntime` to train without a cluster.
 """
 
-import logging
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
 
 from fcn_core import checkpoint
-from fcn_core.checkpoint import Card, Epoch, Restored, RunFolder, best_epoch
+from fcn_core.checkpoint import Card, Restored, RunFolder, best_epoch
 from fcn_core.compute import decide, make_deterministic
 from fcn_core.data.audit import Audit, class_weights
 from fcn_core.data.base import Subset
 from fcn_core.data.batches import LoaderSettings, Order, training_batches
 from fcn_core.data.catalogue import open_dataset
-from fcn_core.loop import Progress, Runtime, Training, train
+from fcn_core.loop import Runtime, Training, train
 from fcn_core.losses import SegmentationLoss
 from fcn_core.models import weights
 from fcn_core.models.fcn import FCN
@@ -31,34 +29,6 @@ class Keep(NamedTuple):
     """Newest checkpoints kept, beside the best."""
     every_steps: int | None = None
     """Save within epochs too, after so many steps."""
-
-
-class LocalRuntime:
-    """One worker, no cluster."""
-
-    rank = 0
-    workers = 1
-
-    def __init__(self, device: str | torch.device = "cpu") -> None:
-        self.device = torch.device(device)
-
-    def wrap(self, network: nn.Module) -> nn.Module:
-        """Return the network as it is."""
-        return network
-
-    def sum_over_workers(self, tensor: Tensor) -> Tensor:
-        """Return the tensor as it is."""
-        return tensor
-
-    def say(self, message: str) -> None:
-        """Log the message."""
-        logging.getLogger(__name__).info(message)
-
-    def show(self, progress: Progress) -> None:
-        """Show nothing."""
-
-    def finish_epoch(self, epoch: Epoch, checkpoint: str) -> None:
-        """Do nothing: the run's folder has it all."""
 
 
 def fit(run: Run, url: str, audit: Audit, runtime: Runtime, *, loader: LoaderSettings, keep: Keep) -> None:

@@ -93,7 +93,7 @@ class Training:
         self.numerics = numerics
         self.steps_per_epoch = steps_per_epoch
         self.num_steps = steps_per_epoch * run.optim.epochs
-        self.wrapped = runtime.wrap(network)
+        self.wrapped = runtime.wrap(torch.compile(network) if numerics.compile else network)
         self.optimizer = build_optimizer(network, run.optim)
         self.average = MovingAverage(network, run.optim.ema_decay) if run.optim.ema_decay else None
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]

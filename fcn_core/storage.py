@@ -63,18 +63,21 @@ def write_bytes(url: str, contents: bytes) -> None:
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-        file.write(contents)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(target)
+    handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(partial).chmod(0o644)
+        Path(partial).replace(target)
+    finally:
+        Path(partial).unlink(missing_ok=True)
 
 
 def list_folder(url: str) -> list[str]:
     """Return the sorted names of what lies in a folder; none if the folder is not there."""
     filesystem, path = _open(url)
-    filesystem.invalidate_cache()
     try:
         entries = filesystem.ls(path, detail=False)
     except FileNotFoundError:
@@ -85,7 +88,6 @@ def list_folder(url: str) -> list[str]:
 def remove_folder(url: str) -> None:
     """Delete a folder, its COMMIT first, so that no reader takes the rest for whole."""
     filesystem, path = _open(url)
-    filesystem.invalidate_cache()
     if filesystem.exists(f"{path}/{COMMIT}"):
         filesystem.rm_file(f"{path}/{COMMIT}")
     if filesystem.exists(path):
@@ -153,14 +155,11 @@ def cached(url: str) -> Path:
         FileNotFoundError: there is no such file.
     """
     filesystem, path = _open(url)
+    version = filesystem.info(path)
     if is_local(url):
         return Path(path)
-    version = {
-        key: str(value)
-        for key, value in filesystem.info(path).items()
-        if key in ("size", "ETag", "LastModified", "mtime")
-    }
-    key = hashlib.sha256(json.dumps([url, version], sort_keys=True).encode()).hexdigest()
+    # Whatever the storage tells of a file: size, times, ETag, generation.
+    key = hashlib.sha256(json.dumps([url, version], sort_keys=True, default=str).encode()).hexdigest()
     target = cache_folder() / "files" / key[:2] / f"{key}{Path(path).suffix}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -180,7 +179,8 @@ def cache_folder() -> Path:
 
 
 def _open(url: str) -> tuple[Any, str]:
-    filesystem, path = fsspec.core.url_to_fs(url)
+    # Others write and delete too: what was listed a moment ago is no answer.
+    filesystem, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
     return filesystem, str(path)
 
 
@@ -213,16 +213,20 @@ def _move(folder: Path, names: list[str], url: str) -> None:
 
 
 def _manifest(url: str) -> dict[str, dict[str, Any]]:
-    try:
-        manifest, commit = read_bytes(join(url, MANIFEST)), read_bytes(join(url, COMMIT))
-    except FileNotFoundError as error:
-        raise TornError(f"{url} was never completed: it lacks {Path(str(error.args[-1])).name}") from error
+    manifest, commit = _seal_part(url, MANIFEST), _seal_part(url, COMMIT)
     if commit.decode(errors="replace").strip() != hashlib.sha256(manifest).hexdigest():
         raise TornError(f"{url} is damaged: COMMIT does not fit {MANIFEST}")
     files: dict[str, dict[str, Any]] = json.loads(manifest)["files"]
     if unsafe := [name for name in files if Path(name).name != name or name in ("", ".", "..")]:
         raise TornError(f"{url} is damaged: {MANIFEST} names files outside the folder: {unsafe[0]}")
     return files
+
+
+def _seal_part(url: str, name: str) -> bytes:
+    try:
+        return read_bytes(join(url, name))
+    except FileNotFoundError as error:
+        raise TornError(f"{url} was never completed: it lacks {name}") from error
 
 
 def _check_file(url: str, name: str, expected: dict[str, Any]) -> None:

@@ -15,11 +15,12 @@ def augment(sample: Sample, data: Data, fill: tuple[int, int, int], seed: int) -
     """Return a training image (3, H, W) uint8 and its mask (H, W) uint8, a pure function of the arguments.
 
     Random scale, crop, flip and colour, in this order. The mask is never interpolated; where the crop reaches beyond
-    the image, the image has the colour `fill` and the mask is void.
+    the image, the image has the colour `fill` (before its colours are changed) and the mask is void.
     """
     pixels, labels = torch.from_numpy(sample.image).permute(2, 0, 1), torch.from_numpy(sample.mask)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # torch.manual_seed would seed CUDA too, whose state is not put back.
+        torch.default_generator.manual_seed(seed)
         factor = data.scale * float(torch.empty(()).uniform_(*data.zoom))
         image = tv_tensors.Image(resize_image(pixels, factor))
         mask = tv_tensors.Mask(resize_mask(labels, factor))

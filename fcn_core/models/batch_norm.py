@@ -16,12 +16,14 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(features)
         pixels = features.numel() // features.shape[1] * distributed.get_world_size()
-        mean = _sum(features.sum((0, 2, 3))) / pixels
-        centred = features - mean.view(1, -1, 1, 1)
+        # Autocast gives bf16 features; sums over pixels need the precision of the statistics.
+        wide = features.to(self.weight.dtype)
+        mean = _sum(wide.sum((0, 2, 3))) / pixels
+        centred = wide - mean.view(1, -1, 1, 1)
         variance = _sum(centred.square().sum((0, 2, 3))) / pixels
         self._update(mean.detach(), variance.detach() * (pixels / max(pixels - 1, 1)))
         scale = (self.weight * torch.rsqrt(variance + self.eps)).view(1, -1, 1, 1)
-        return centred * scale + self.bias.view(1, -1, 1, 1)
+        return (centred * scale + self.bias.view(1, -1, 1, 1)).to(features.dtype)
 
     def _update(self, mean: Tensor, unbiased_variance: Tensor) -> None:
         if (

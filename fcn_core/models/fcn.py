@@ -1,8 +1,8 @@
 """Fully convolutional networks (Long, Shelhamer, Darrell, CVPR 2015; Shelhamer, Long, Darrell, PAMI 2017).
 
 `settings.Model.stride` decides what is fused: FCN-32s is the trunk and one upsampling; FCN-16s adds a skip from pool4,
-FCN-8s one more
-from pool3. Layers bear the names of the paper; for a ResNet trunk pool4 and pool3 stand for layer3 and layer2.
+FCN-8s one more from pool3. Layers bear the names of the paper; for a ResNet trunk pool4 and pool3 stand for layer3 and
+layer2.
 """
 
 from torch import Tensor, nn

@@ -59,7 +59,10 @@ def aligned_upsampling(coarse: Grid, fine: Grid) -> Upsampling:
     shift = (coarse.offset - fine.offset) / fine.stride
     kernel = 2 * factor - 1 if shift.is_integer() else 2 * factor
     padding = _whole((kernel - 1) / 2 - shift, "the padding of the transposed convolution")
-    return Upsampling(factor, kernel, padding, factor - kernel + 2 * padding)
+    output_padding = factor - kernel + 2 * padding
+    if not 0 <= output_padding < factor:
+        raise ValueError(f"the centres lie {shift} units apart: these two feature maps cannot be aligned")
+    return Upsampling(factor, kernel, padding, output_padding)
 
 
 def unpadded_upsampling(factor: int) -> Upsampling:

@@ -55,9 +55,11 @@ def start_from(network: FCN, weights: Weights, source: str) -> list[str]:
     """
     shapes = {name: value.shape for name, value in network.state_dict().items()}
     fitting = {name: value for name, value in weights.items() if shapes.get(name) == value.shape}
-    missing, _ = network.load_state_dict(fitting, strict=False)
-    if foreign := [name for name in missing if name.startswith(("trunk.", "scores.score_fr"))]:
+    # A name that only the weights have counts too: a ResNet-18 is a part of a ResNet-34.
+    unfit = sorted((shapes.keys() | weights.keys()) - fitting.keys())
+    if foreign := [name for name in unfit if name.startswith(("trunk.", "scores.score_fr"))]:
         raise ValueError(f"{source} is of another network: {foreign[0]} and {len(foreign) - 1} more tensors do not fit")
+    missing, _ = network.load_state_dict(fitting, strict=False)
     check_trunk(network, source)
     return list(missing)
 
@@ -66,12 +68,12 @@ def check_trunk(network: FCN, source: str) -> None:
     """Refuse weights that cannot be trained from.
 
     Raises:
-        ValueError: a layer is all zero, so that no gradient passes it, or a weight is not finite.
+        ValueError: a layer is all zero, so that no gradient passes it, or a weight or statistic is not finite.
     """
-    for name, parameter in network.trunk.named_parameters():
-        if not torch.isfinite(parameter).all():
+    for name, value in network.trunk.state_dict().items():
+        if not torch.isfinite(value).all():
             raise ValueError(f"{source} has values in trunk.{name} that are not finite")
-        if parameter.dim() > 1 and not parameter.any():
+        if value.dim() > 1 and not value.any():
             raise ValueError(f"{source} leaves trunk.{name} all zero: no gradient would pass it")
 
 
@@ -79,15 +81,18 @@ def read_weights(url: str) -> Weights:
     """Return the tensors of a .safetensors file or of a state dict saved by torch; nothing in the file is executed.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: the file holds something else.
     """
     path = storage.cached(url)
-    if path.suffix == ".safetensors":
-        return load_file(path)
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
     except Exception as error:
-        raise ValueError(f"{url} is no state dict of torch: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{url} holds no tensors that can be read: {str(error).splitlines()[0]}") from error
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError(f"{url} is no plain state dict of tensors")
     return weights
@@ -104,7 +109,7 @@ def _adapt(weights: Weights, trunk: TrunkNetwork, source: str) -> dict[str, Tens
 
 def _adapt_vgg(weights: Weights, trunk: VGG16, source: str) -> dict[str, Tensor]:
     """Rename features.0 to stages.0.conv1_1 and so on, by order; view fully connected layers as convolutions."""
-    numbers = sorted({int(name.split(".")[1]) for name in weights if name.startswith("features.")})
+    numbers = sorted({int(found[1]) for name in weights if (found := re.match(r"features\.(\d+)\.", name))})
     layers = [name for name, layer in trunk.stages.named_modules() if isinstance(layer, nn.Conv2d | nn.BatchNorm2d)]
     if len(numbers) != len(layers):
         raise ValueError(f"{source} has {len(numbers)} feature layers with weights, this VGG16 has {len(layers)}")

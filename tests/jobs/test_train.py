@@ -1,0 +1,280 @@
+"""The real command, on a Ray of its own: two workers, faults, S3, a submitted job."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+from PIL import Image
+
+from fcn_core import storage
+from fcn_core.checkpoint import RunFolder
+from fcn_core.predict import Predictor
+from tests.tiny import assert_same_bits
+
+ROOT = Path(__file__).parents[2]
+JOB = ["jobs/train_fcn8s.py", "streets"]
+# A step of 12 images takes long enough for a fault to come between two.
+SETTINGS = [
+    "--data.streets.num_train=36",
+    "--data.streets.num_val=4",
+    "--model.width=0.06",
+    "--model.fc_channels=8",
+    "--optim.epochs=4",
+    "--optim.batch_size=12",
+]
+
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(240)]
+
+
+@pytest.fixture(scope="module")
+def ray_folder() -> Iterator[Path]:
+    """Sockets have paths of at most 107 bytes, too few for pytest's own folders."""
+    with tempfile.TemporaryDirectory(prefix="fcn") as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def environment(ray_folder: Path) -> dict[str, str]:
+    return os.environ | {
+        "HOME": str(ray_folder),
+        "RAY_TMPDIR": str(ray_folder),
+        "FCN_CACHE": str(ray_folder / "cache"),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+@pytest.fixture(scope="module")
+def two_workers(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run never stopped."""
+    return finish(tmp_path_factory.mktemp("two"), environment, "--workers", "2")
+
+
+def start(place: Path | str, environment: Mapping[str, str], *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, *JOB, *SETTINGS, "--storage", str(place), *more]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(place: Path | str, environment: Mapping[str, str], *more: str) -> RunFolder:
+    process = start(place, environment, *more)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    return folder_in(printed)
+
+
+def folder_in(printed: str) -> RunFolder:
+    found = re.search(r"^run \S+ in (\S+)$", printed, re.MULTILINE)
+    assert found, printed
+    return RunFolder(found[1])
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> str:
+    printed = ""
+    assert process.stdout is not None
+    for line in process.stdout:
+        printed += line
+        if words in line:
+            return printed
+    raise AssertionError(f"never said {words!r}:\n{printed}")
+
+
+def processes_of(ray_folder: Path) -> dict[int, str]:
+    """Return the command lines, by process id, of everything started with our temporary folder."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"RAY_TMPDIR={ray_folder}".encode() in (entry / "environ").read_bytes():
+                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+    return found
+
+
+def assert_nothing_left(ray_folder: Path) -> None:
+    deadline = time.monotonic() + 30
+    while left := processes_of(ray_folder):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
+
+
+@contextmanager
+def s3_server(patch: pytest.MonkeyPatch, environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    access = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    for name, value in access.items():
+        patch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="lab")
+    try:
+        yield dict(environment) | access
+    finally:
+        server.stop()
+
+
+def test_a_run_leaves_all_that_it_promises(two_workers: RunFolder, ray_folder: Path) -> None:
+    facts = two_workers.read_run()
+    assert facts is not None
+    assert facts["settings"]["optim"]["batch_size"] == 12
+    assert "void excluded" in facts["rule"]
+    assert len(facts["audit"]["train"]["kept"]) == 36
+    assert [epoch.epoch for epoch in two_workers.read_epochs()] == [1, 2, 3, 4]
+    assert len(two_workers.steps()) <= 3
+    assert Predictor.load(two_workers.url).classes.names[0] == "sky"
+    for figure in ("validation", "predictions"):
+        with Image.open(Path(two_workers.url) / "figures" / f"{figure}.png") as picture:
+            assert min(picture.size) > 500
+    assert_nothing_left(ray_folder)
+
+
+def test_one_worker_gives_the_losses_of_two(
+    two_workers: RunFolder, environment: dict[str, str], tmp_path: Path
+) -> None:
+    one = finish(tmp_path, environment, "--workers", "1")
+    for ours, theirs in zip(one.read_epochs(), two_workers.read_epochs(), strict=True):
+        assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-5)
+
+
+def test_a_driver_that_is_killed_and_started_again_ends_as_if_never_stopped(
+    two_workers: RunFolder, environment: dict[str, str], ray_folder: Path, tmp_path: Path
+) -> None:
+    process = start(tmp_path, environment, "--workers", "2")
+    read_until(process, "epoch   1 ")
+    process.kill()
+    process.communicate()
+    assert_nothing_left(ray_folder)
+    process = start(tmp_path, environment, "--workers", "2")
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    assert re.search(r"resumed at step [369] of 12", printed), printed
+    assert_same_bits(folder_in(printed), two_workers)
+
+
+def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_as_if_it_had_not_been_on_s3_too(
+    two_workers: RunFolder,
+    environment: dict[str, str],
+    ray_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with s3_server(monkeypatch, environment) as with_access:
+        process = start("s3://lab/here", with_access, "--workers", "2", "--save-every", "2")
+        printed = read_until(process, "epoch   1 ")
+        workers = [pid for pid, line in processes_of(ray_folder).items() if "RayTrainWorker" in line]
+        assert len(workers) == 2
+        os.kill(workers[-1], signal.SIGKILL)
+        printed += process.communicate()[0]
+        assert process.returncode == 0, printed
+        assert re.search(r"resumed at step \d+ of 12", printed), printed
+        folder = folder_in(printed)
+        assert folder.url.startswith("s3://lab/here/runs/")
+        assert_same_bits(folder, two_workers)
+        for step in folder.steps():
+            storage.verify(folder.checkpoint(step))
+
+
+def test_a_loss_that_diverges_ends_the_run_at_once(environment: dict[str, str], tmp_path: Path) -> None:
+    process = start(tmp_path, environment, "--workers", "2", "--optim.learning_rate", "1e30", "--optim.method", "sgd")
+    printed, _ = process.communicate()
+    assert process.returncode == 1
+    assert "not finite at step" in printed.splitlines()[-1]
+    assert printed.count("starting 2 workers") == 1
+    assert "Traceback" not in printed
+
+
+def test_bad_data_are_all_named_before_anything_starts(environment: dict[str, str], tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (root / split / kind).mkdir(parents=True)
+        for name in ("a", "b"):
+            Image.new("RGB", (20, 10), (len(split), 9, ord(name))).save(root / split / "images" / f"{name}.png")
+            Image.new("L", (20, 10), 1).save(root / split / "masks" / f"{name}.png")
+    (root / "classes.json").write_text(json.dumps({"names": ["one", "two"]}))
+    (root / "train" / "masks" / "a.png").unlink()
+    (root / "train" / "images" / "b.png").write_bytes(b"")
+    command = [sys.executable, "jobs/train_fcn8s.py", "folder", "--data", str(root), "--storage", str(tmp_path / "lab")]
+    done = subprocess.run(
+        [*command, "--optim.batch_size=1"], cwd=ROOT, env=environment, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 2
+    assert "a.png" in done.stderr
+    assert "b.png" in done.stderr
+    assert not (tmp_path / "lab").exists()
+
+
+def test_changed_data_are_not_mixed_into_a_run(
+    two_workers: RunFolder, environment: dict[str, str], tmp_path: Path
+) -> None:
+    facts = two_workers.read_run()
+    assert facts is not None
+    facts["audit"]["train"]["digest"] = "another"
+    run_id = facts["run_id"]
+    RunFolder(str(tmp_path / "runs" / run_id)).write_run(facts)
+    process = start(tmp_path, environment, "--workers", "2")
+    printed, _ = process.communicate()
+    assert process.returncode == 2
+    assert "the data changed since run" in printed.splitlines()[-1]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_submitted_job_is_the_same_run(
+    two_workers: RunFolder, environment: dict[str, str], ray_folder: Path, tmp_path: Path
+) -> None:
+    ray = str(Path(sys.executable).with_name("ray"))
+    gcs, dashboard = free_port(), free_port()
+    ports = ["--port", str(gcs), "--dashboard-port", str(dashboard), "--dashboard-agent-listen-port", str(free_port())]
+    on_cluster = environment | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "t" * 32, "RAY_USAGE_STATS_ENABLED": "0"}
+    head = subprocess.Popen(
+        [ray, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1", *ports],
+        env=on_cluster,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(dashboard)
+        submit = [ray, "job", "submit", "--address", f"http://127.0.0.1:{dashboard}", "--working-dir", "."]
+        command = ["python", *JOB, *SETTINGS, "--workers", "2", "--storage", str(tmp_path)]
+        done = subprocess.run(
+            [*submit, "--", *command], cwd=ROOT, env=on_cluster, text=True, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert_same_bits(folder_in(done.stdout), two_workers)
+    finally:
+        head.terminate()
+        head.wait()
+    assert_nothing_left(ray_folder)
+
+
+def wait_for(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1):
+                return
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)

@@ -1,0 +1,173 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
+
+from fcn_core import checkpoint
+from fcn_core.checkpoint import RunFolder
+from fcn_core.loop import NonFiniteLossError, Progress
+from fcn_core.runtime import DistributedRuntime, LocalRuntime
+from fcn_core.settings import Run
+from tests.tiny import TINY, assert_same_bits, changed, train
+
+STEPS = 9
+
+
+class Stopped(Exception):  # noqa: N818
+    pass
+
+
+class StopsAt(LocalRuntime):
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.stop = step
+
+    def show(self, progress: Progress) -> None:
+        if progress.step == self.stop:
+            raise Stopped
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return train(TINY, tmp_path_factory.mktemp("never_stopped"))
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_resuming_equals_never_stopping(step: int, never_stopped: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        train(TINY, tmp_path, StopsAt(step), save_every=2)
+    assert_same_bits(train(TINY, tmp_path, save_every=2), never_stopped)
+
+
+def test_resuming_equals_never_stopping_with_moving_average_adamw_and_accumulation(tmp_path: Path) -> None:
+    run = changed({"optim.method": "adamw", "optim.ema_decay": 0.9, "optim.accumulate": 2, "loss.dice": 0.5})
+    with pytest.raises(Stopped):
+        train(run, tmp_path / "stopped", StopsAt(5), save_every=2)
+    assert_same_bits(train(run, tmp_path / "stopped", save_every=2), train(run, tmp_path / "whole"))
+
+
+def test_a_run_killed_again_and_again_equals_one_never_stopped(never_stopped: RunFolder, tmp_path: Path) -> None:
+    for step in (2, 5, 8):
+        child = _child(tmp_path, step)
+        assert child.returncode == -signal.SIGKILL, child.stderr
+    assert _child(tmp_path, STEPS + 1).returncode == 0
+    assert_same_bits(RunFolder(str(tmp_path)), never_stopped)
+
+
+def test_a_finished_run_is_not_trained_again(never_stopped: RunFolder) -> None:
+    before = never_stopped.steps()
+    train(TINY, never_stopped.url, StopsAt(1))
+    assert never_stopped.steps() == before
+
+
+def test_a_torn_checkpoint_is_passed_over(never_stopped: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        train(TINY, tmp_path, StopsAt(8), save_every=2)
+    newest = RunFolder(str(tmp_path)).checkpoint(6)
+    weights = Path(newest) / checkpoint.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert_same_bits(train(TINY, tmp_path, save_every=2), never_stopped)
+
+
+def test_a_lost_line_of_the_epochs_comes_back(never_stopped: RunFolder) -> None:
+    path = Path(never_stopped.url) / "epochs.jsonl"
+    lines = path.read_text()
+    path.write_text("".join(lines.splitlines(keepends=True)[:-1]))
+    train(TINY, never_stopped.url)
+    assert path.read_text() == lines
+
+
+def test_the_best_score_survives_a_resume(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        train(TINY, tmp_path, StopsAt(7))
+    folder = train(TINY, tmp_path)
+    best = max(folder.read_epochs(), key=lambda epoch: epoch.scores.mean_iou or 0)
+    assert folder.best() == folder.checkpoint(best.step)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step_is_applied(tmp_path: Path) -> None:
+    run = changed({"optim.learning_rate": 1e30, "optim.clip_norm": None, "optim.warmup_steps": 0})
+    with pytest.raises(NonFiniteLossError, match=r"step was not applied; lower optim\.learning_rate .*clip_norm"):
+        train(run, tmp_path, save_every=1)
+    folder = RunFolder(str(tmp_path))
+    for step in folder.steps():
+        assert all(torch.isfinite(value).all() for value in folder.read(step).weights.values())
+
+
+def test_a_summed_loss_that_diverges_names_the_reduction(tmp_path: Path) -> None:
+    run = changed({"loss.reduction": "sum", "optim.learning_rate": 1e20, "optim.clip_norm": None})
+    with pytest.raises(NonFiniteLossError, match=r"loss\.reduction 'sum'"):
+        train(run, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"optim.accumulate": 2}, {"loss.dice": 1.0, "loss.class_weights": "enet"}, {"model.trunk": "resnet18"}],
+    ids=["plain", "accumulated", "dice and class weights", "resnet"],
+)
+def test_two_workers_give_the_losses_of_one(changes: dict[str, Any], tmp_path: Path) -> None:
+    run = changed({"optim.learning_rate": 0.01, "optim.epochs": 2} | changes)
+    one = train(run, tmp_path / "one")
+    spawn(_work, args=(run, str(tmp_path / "two"), str(tmp_path / "group")), nprocs=2)
+    two = RunFolder(str(tmp_path / "two"))
+    for ours, theirs in zip(two.read_epochs(), one.read_epochs(), strict=True):
+        assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-5)
+
+
+def test_the_network_learns(tmp_path: Path) -> None:
+    run = changed({"optim.epochs": 12, "data.zoom": (1.0, 1.0), "model.width": 0.125, "optim.method": "adamw"})
+    epochs = train(run, tmp_path).read_epochs()
+    assert epochs[-1].train_loss < 0.6 * epochs[0].train_loss
+
+
+def test_a_batch_that_does_not_divide_over_the_workers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch_size 4 does not divide over 3 workers"):
+        train(TINY, tmp_path, LocalRuntime(workers=3))
+
+
+def test_staged_training_starts_from_the_coarser_network(tmp_path: Path) -> None:
+    coarse = train(changed({"model.stride": 32}), tmp_path / "coarse")
+    changes = {"model.stride": 16, "model.start_from": coarse.url, "optim.learning_rate": 1e-12, "optim.epochs": 1}
+    fine = changed(changes)
+    weights = checkpoint.load_weights(train(fine, tmp_path / "fine").url)
+    for name, value in checkpoint.load_weights(coarse.url).items():
+        if name.startswith("trunk.") and name.endswith("weight"):
+            torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-6)
+
+
+def _work(rank: int, run: Run, folder: str, group: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{group}", rank=rank, world_size=2)
+    train(run, folder, DistributedRuntime("cpu", rank, 2))
+    distributed.destroy_process_group()
+
+
+def _child(folder: Path, kill_at: int) -> subprocess.CompletedProcess[str]:
+    arguments = json.dumps({"folder": str(folder), "kill_at": kill_at})
+    root = str(Path(__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-W", "ignore", __file__, arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+class KilledAt(LocalRuntime):
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.kill = step
+
+    def show(self, progress: Progress) -> None:
+        if progress.step == self.kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    asked = json.loads(sys.argv[1])
+    train(TINY, asked["folder"], KilledAt(asked["kill_at"]), save_every=2)
