@@ -12,7 +12,7 @@ from fcn_core.checkpoint import Card, Restored, RunFolder, best_epoch
 from fcn_core.compute import decide, make_deterministic
 from fcn_core.data.audit import Audit, class_weights
 from fcn_core.data.base import Subset
-from fcn_core.data.batches import LoaderSettings, Order, training_batches
+from fcn_core.data.batches import LoaderSettings, Order, preloaded, training_batches
 from fcn_core.data.catalogue import open_dataset
 from fcn_core.loop import Runtime, Training, train
 from fcn_core.losses import SegmentationLoss
@@ -54,9 +54,19 @@ def fit(run: Run, url: str, audit: Audit, runtime: Runtime, *, loader: LoaderSet
         if runtime.rank == 0:
             # A crash can come between a checkpoint and its line.
             folder.write_epochs(training.epochs)
+    if training.step == training.num_steps:
+        return
+    # Every worker its part, every sample once: a DistributedSampler would repeat some to make the parts equal.
+    val_share = Subset(val_set, range(runtime.rank, len(val_set.names), runtime.workers))
     steps = range(training.step, training.num_steps)
     batches = training_batches(train_set, run.data, order, steps, mean_colour(run.model.preprocessing), loader)
-    train(training, batches, val_set, _Saver(folder, train_set.classes, keep), keep.every_steps)
+    train(
+        training,
+        batches,
+        preloaded(val_share, loader.memory_gib),
+        _Saver(folder, train_set.classes, keep),
+        keep.every_steps,
+    )
 
 
 def build_network(run: Run, classes: Classes, *, fresh: bool) -> FCN:

@@ -5,7 +5,7 @@ It knows the cluster only as a `Runtime`, and never makes the host wait for the 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +93,7 @@ class Training:
         self.numerics = numerics
         self.steps_per_epoch = steps_per_epoch
         self.num_steps = steps_per_epoch * run.optim.epochs
-        self.wrapped = runtime.wrap(torch.compile(network) if numerics.compile else network)
+        self.wrapped = runtime.wrap(cast("nn.Module", torch.compile(network)) if numerics.compile else network)
         self.optimizer = build_optimizer(network, run.optim)
         self.average = MovingAverage(network, run.optim.ema_decay) if run.optim.ema_decay else None
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -211,7 +211,7 @@ def train(
     Args:
         training: changed in place.
         batches: this worker's batches of each step from `training.step` on.
-        val: validated after each epoch.
+        val: this worker's share of the validation set, scored after each epoch.
         save: publishes a checkpoint and returns its URL; every worker calls it, at the same steps.
         save_every: save also within an epoch, after so many steps.
 
@@ -238,20 +238,17 @@ def train(
         training.runtime.finish_epoch(epoch, save(training))
 
 
-def validate(training: Training, dataset: Dataset) -> Scores:
-    """Score the weights that would be saved. Each sample is seen once, by one worker, alone and at its own size."""
+def validate(training: Training, share: Dataset) -> Scores:
+    """Score the weights that would be saved on the shares of all workers, each image alone and at its own size."""
     runtime, run = training.runtime, training.run
-    num_classes = len(dataset.classes)
+    num_classes = len(share.classes)
     total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=runtime.device)
-    predictor = Predictor(
-        training.network, dataset.classes, run.model, scale=run.data.scale, bf16=training.numerics.bf16
-    )
+    predictor = Predictor(training.network, share.classes, run.model, scale=run.data.scale, bf16=training.numerics.bf16)
     if training.average is not None:
         training.average.swap()
     try:
-        # A strided share rather than a DistributedSampler, which would repeat samples to make the shares equal.
-        for index in range(runtime.rank, len(dataset.names), runtime.workers):
-            sample = dataset.read(index)
+        for index in range(len(share.names)):
+            sample = share.read(index)
             truth = torch.from_numpy(sample.mask).to(runtime.device)
             total += confusion(predictor.labels(sample.image)[None], truth[None], num_classes)[0]
     finally:

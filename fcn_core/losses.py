@@ -22,6 +22,8 @@ class SegmentationLoss:
     def __init__(self, settings: Loss, class_weights: Tensor, batch_size: int) -> None:
         self.settings = settings
         self.class_weights = class_weights
+        self._weights_by_label = class_weights.new_zeros(VOID + 1)
+        self._weights_by_label[: len(class_weights)] = class_weights
         self.batch_size = batch_size
 
     def labelled_weight(self, masks: Tensor) -> Tensor:
@@ -29,8 +31,7 @@ class SegmentationLoss:
 
         Added up over the global batch it is what `share` divides by; with the reduction 'sum' it counts nothing.
         """
-        counts = torch.bincount(masks.flatten().to(torch.int64), minlength=VOID + 1)[: len(self.class_weights)]
-        return (counts * self.class_weights).sum()
+        return self._weights_by_label[masks.to(torch.int64)].sum()
 
     def share(self, scores: Tensor, masks: Tensor, total_weight: Tensor) -> Tensor:
         """Return this part's share of the batch's loss, a float32 scalar.

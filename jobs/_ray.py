@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,15 +66,26 @@ def environment_variables() -> dict[str, str]:
     return {name: os.environ[name] for name in (*PASSED_ON, *RAY_SETTINGS) if name in os.environ}
 
 
-def use_gpu(launch: Launch) -> bool:
-    """Tell whether workers get a GPU each.
+def resources_per_worker(launch: Launch, say: Callable[[str], None]) -> dict[str, float]:
+    """Return what each worker asks of Ray, a GPU among it if the settings or the cluster are so.
 
     Raises:
-        ValueError: the cluster cannot ever hold the workers.
+        ValueError: a GPU is asked for on a machine that has none, and no cluster is joined that could get one.
     """
     import ray
 
-    resources = ray.cluster_resources()
-    gpus = resources.get("GPU", 0)
-    wanted = launch.device == "cuda" or (launch.device == "auto" and gpus >= launch.workers)
-    return bool(wanted)
+    there = ray.cluster_resources()
+    gpu = launch.device == "cuda" or (launch.device == "auto" and there.get("GPU", 0) >= launch.workers)
+    asked: dict[str, float] = {"CPU": launch.cpus_per_worker}
+    if gpu:
+        asked["GPU"] = 1
+    for name, amount in asked.items():
+        if there.get(name, 0) >= amount * launch.workers:
+            continue
+        lack = (
+            f"{launch.workers} workers ask for {amount * launch.workers:g} {name}, and Ray has {there.get(name, 0):g}"
+        )
+        if "RAY_ADDRESS" not in os.environ:
+            raise ValueError(f"{lack}: lower workers, or choose device cpu")
+        say(f"{lack} now: waiting for nodes")
+    return asked

@@ -22,7 +22,7 @@ from fcn_core.optim import mean_from_sum
 from fcn_core.settings import Run, Stride
 from jobs._cli import Job, Launch, fail, parse
 from jobs._console import Console
-from jobs._ray import cluster, environment_variables, use_gpu
+from jobs._ray import cluster, environment_variables, resources_per_worker
 from jobs._report import report
 
 FAILED, INTERRUPTED = 1, 130
@@ -139,16 +139,14 @@ def _train(run: Run, launch: Launch, url: str, audited: Audit, console: Console)
 
     from jobs._runtime import Board
 
-    gpu = use_gpu(launch)
+    resources = resources_per_worker(launch, console.say)
     board = ray.remote(Board).options(num_cpus=0).remote()
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"run": run, "launch": launch, "url": url, "audit": audited, "board": board},
         torch_config=TorchConfig(timeout_s=120),
         scaling_config=ScalingConfig(
-            num_workers=launch.workers,
-            use_gpu=gpu,
-            resources_per_worker={"CPU": launch.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
+            num_workers=launch.workers, use_gpu="GPU" in resources, resources_per_worker=resources
         ),
         run_config=RunConfig(
             name=run.run_id,
@@ -157,7 +155,7 @@ def _train(run: Run, launch: Launch, url: str, audited: Audit, console: Console)
             worker_runtime_env={"env_vars": environment_variables()},
         ),
     )
-    console.say(f"starting {launch.workers} workers on {'GPUs' if gpu else 'CPUs'}")
+    console.say(f"starting {launch.workers} workers on {'GPUs' if 'GPU' in resources else 'CPUs'}")
     with _shown(board, console):
         try:
             failure = trainer.fit().return_value
