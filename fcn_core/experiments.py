@@ -18,7 +18,7 @@ def streets() -> Run:
         name="streets",
         data=Data(kind="streets", flip=True, streets=Streets()),
         model=Model(trunk="vgg16_bn", width=0.25, fc_channels=256, dropout=0.1),
-        optim=Optim(method="adamw", learning_rate=2e-3, weight_decay=1e-2, warmup_steps=10, epochs=8, batch_size=8),
+        optim=Optim(method="adamw", learning_rate=2e-3, weight_decay=1e-2, warmup_steps=10, epochs=12, batch_size=8),
     )
 
 

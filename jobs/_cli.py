@@ -122,6 +122,12 @@ def parse(arguments: Sequence[str], stride: Stride) -> Job:
         fail(_with_suggestion(str(error)))
 
 
+def as_yaml(job: Job) -> str:
+    """Return the resolved settings in the form that --config reads."""
+    settings = job.run.model_dump(mode="json") | job.launch.model_dump(mode="json")
+    return yaml.safe_dump(settings, sort_keys=False)
+
+
 def fail(message: str) -> NoReturn:
     """Print an error and leave with the exit code of what the user can mend."""
     print(f"error: {message}", file=sys.stderr)

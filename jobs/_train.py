@@ -20,7 +20,7 @@ from fcn_core.fit import Keep, build_network, fit
 from fcn_core.loop import NonFiniteLossError
 from fcn_core.optim import mean_from_sum
 from fcn_core.settings import Run, Stride
-from jobs._cli import Job, Launch, fail, parse
+from jobs._cli import Job, Launch, as_yaml, fail, parse
 from jobs._console import Console
 from jobs._ray import cluster, environment_variables, resources_per_worker
 from jobs._report import report
@@ -36,7 +36,7 @@ def main(stride: Stride) -> None:
     """Carry out a training command; leaves with 0, 1 (failed), 2 (the user can mend it) or 130 (interrupted)."""
     job = parse(sys.argv[1:], stride)
     if job.print_config:
-        print(job.run.model_dump_json(indent=1))
+        print(as_yaml(job), end="")
         return
     try:
         with Console() as console:

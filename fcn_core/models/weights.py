@@ -28,10 +28,7 @@ def load_classifier(network: FCN, source: str, trunk: str) -> None:
     Raises:
         ValueError: the weights do not fit the trunk, or are not finite.
     """
-    if source == "imagenet":
-        weights: Weights = get_model_weights(trunk)["IMAGENET1K_V1"].get_state_dict(progress=False, check_hash=True)
-    else:
-        weights = read_weights(source)
+    weights = _imagenet(trunk) if source == "imagenet" else read_weights(source)
     adapted = _adapt(weights, network.trunk, source)
     missing, unexpected = _load(network.trunk, adapted, source)
     missing = [name for name in missing if not name.startswith(("fc6.", "fc7."))]
@@ -95,6 +92,14 @@ def read_weights(url: str) -> Weights:
         raise ValueError(f"{url} holds no tensors that can be read: {str(error).splitlines()[0]}") from error
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError(f"{url} is no plain state dict of tensors")
+    return weights
+
+
+def _imagenet(trunk: str) -> Weights:
+    try:
+        weights: Weights = get_model_weights(trunk)["IMAGENET1K_V1"].get_state_dict(progress=False, check_hash=True)
+    except OSError as error:
+        raise ValueError(f"cannot download torchvision's {trunk}: {error}; give a file: --model.weights PATH") from error
     return weights
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from fcn_core.experiments import EXPERIMENTS
 from fcn_core.settings import Run, setting_names
-from jobs._cli import Job, Launch, parse
+from jobs._cli import Job, Launch, as_yaml, parse
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +61,13 @@ def test_dashes_serve_for_underscores() -> None:
     assert job("streets --cpus-per-worker 3 --optim.learning-rate 0.5 --no-data.flip --print-config") == job(
         "streets --cpus_per_worker 3 --optim.learning_rate 0.5 --no-data.flip --print_config"
     )
+
+
+def test_printed_settings_are_a_config_of_the_same_job(tmp_path: Path) -> None:
+    first = job("camvid --data somewhere --workers 3 --model.stride 16 --data.crop 32,48")
+    config = tmp_path / "run.yaml"
+    config.write_text(as_yaml(first))
+    assert job(f"camvid --config {config}") == first
 
 
 def test_sizes_are_pairs() -> None:
