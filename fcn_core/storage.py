@@ -39,6 +39,19 @@ def is_local(url: str) -> bool:
     return isinstance(_open(url)[0], LocalFileSystem)
 
 
+def check_access(url: str) -> None:
+    """Try to reach a storage.
+
+    Raises:
+        OSError: it cannot be reached; the message says why: no credentials, no connection, no such kind of storage.
+    """
+    try:
+        exists(url)
+    except Exception as error:
+        # The clients of the stores raise errors of their own, which have no base in common.
+        raise OSError(f"cannot use {url}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
 def exists(url: str) -> bool:
     """Tell whether a file or folder is there."""
     filesystem, path = _open(url)

@@ -42,7 +42,7 @@ def main(stride: Stride) -> None:
         with Console() as console:
             url = run_job(job, console)
             report(url, job.run, console)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         fail(str(error))
     except (NonFiniteLossError, RunFailedError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -64,6 +64,9 @@ def run_job(job: Job, console: Console) -> str:
     run, launch = job.run, job.launch
     url = storage.join(storage.absolute(launch.storage), "runs", run.run_id)
     console.say(f"run {run.run_id} in {url}")
+    for place in (launch.storage, run.data.path):
+        if place is not None:
+            storage.check_access(place)
     audited = _check(run, launch, console)
     _write_run(RunFolder(url), run, audited)
     with cluster(launch):
@@ -97,6 +100,7 @@ def _describe(run: Run, train: Dataset, audited: Audit, console: Console) -> Non
         f"FCN-{run.model.stride}s on {run.model.trunk}, {millions:.1f} M parameters; "
         f"{len(audited.train.kept)} training and {len(audited.val.kept)} validation samples"
     )
+    console.say(f"scores are over {metrics.rule(len(train.classes))}")
     weights = class_weights(audited.train, run.loss.class_weights)
     if run.loss.class_weights != "none":
         both = zip(train.classes.names, weights, strict=True)

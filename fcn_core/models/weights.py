@@ -99,7 +99,9 @@ def _imagenet(trunk: str) -> Weights:
     try:
         weights: Weights = get_model_weights(trunk)["IMAGENET1K_V1"].get_state_dict(progress=False, check_hash=True)
     except OSError as error:
-        raise ValueError(f"cannot download torchvision's {trunk}: {error}; give a file: --model.weights PATH") from error
+        raise ValueError(
+            f"cannot download torchvision's {trunk}: {error}; give a file: --model.weights PATH"
+        ) from error
     return weights
 
 
