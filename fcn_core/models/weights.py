@@ -86,8 +86,6 @@ def read_weights(url: str) -> Weights:
         if path.suffix == ".safetensors":
             return load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
     except Exception as error:
         raise ValueError(f"{url} holds no tensors that can be read: {str(error).splitlines()[0]}") from error
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
