@@ -48,6 +48,8 @@ def ray_folder() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def environment(ray_folder: Path) -> dict[str, str]:
     return os.environ | {
+        # As in an activated environment: Ray runs the `python` of a submitted job by name.
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(ray_folder),
         "RAY_TMPDIR": str(ray_folder),
         "FCN_CACHE": str(ray_folder / "cache"),
@@ -104,8 +106,9 @@ def processes_of(ray_folder: Path) -> dict[int, str]:
 
 
 def assert_nothing_left(ray_folder: Path) -> None:
+    """Ray's two agents are let go: where the head was killed they look for it for a minute before they end too."""
     deadline = time.monotonic() + 30
-    while left := processes_of(ray_folder):
+    while left := [line for line in processes_of(ray_folder).values() if "Agent" not in line]:
         assert time.monotonic() < deadline, left
         time.sleep(0.5)
 
@@ -267,6 +270,28 @@ def test_a_submitted_job_is_the_same_run(
         head.terminate()
         head.wait()
     assert_nothing_left(ray_folder)
+
+
+@pytest.mark.parametrize(
+    ("more", "variables", "message"),
+    [
+        (["--storage=s3://nowhere/lab"], {}, "cannot use s3://nowhere/lab: Unable to locate credentials"),
+        (["--workers=5"], {}, "batch_size 12 does not divide over 5 workers"),
+        (["--device=cuda"], {"CUDA_VISIBLE_DEVICES": ""}, "1 workers ask for 1 GPU, and Ray has 0"),
+        ([], {"RAY_ADDRESS": "127.0.0.1:1"}, "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:1"),
+        (["--model.start_from=nowhere"], {}, "neither a checkpoint nor a run"),
+        (["--model.width=1", "--model.weights=nowhere.pth"], {}, "nowhere.pth"),
+    ],
+)
+def test_what_the_user_can_mend_gets_one_line_at_once(
+    more: list[str], variables: dict[str, str], message: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    process = start(tmp_path, environment | {"AWS_EC2_METADATA_DISABLED": "true"} | variables, *more)
+    printed, _ = process.communicate()
+    assert process.returncode == 2, printed
+    assert message in printed.splitlines()[-1]
+    assert printed.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in printed
 
 
 def wait_for(port: int) -> None:
