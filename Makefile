@@ -8,7 +8,7 @@ demo: .venv/ready  ## train FCN-8s on the built-in street scenes and draw the re
 	$(BIN)/python jobs/train_fcn8s.py streets --workers 2
 
 test: .venv/ready  ## every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --cov=fcn_core --cov-fail-under=95
 
 check: .venv/ready  ## style, types and import directions
 	$(BIN)/ruff check .

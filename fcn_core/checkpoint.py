@@ -114,7 +114,13 @@ class RunFolder:
         return url
 
     def latest(self, say: Say) -> Restored | None:
-        """Return the newest checkpoint that is whole, and say which were passed over and why."""
+        """Return the newest checkpoint that is whole, and say which were passed over and why.
+
+        What a killed process left of a checkpoint it was writing is removed; a run has one writer.
+        """
+        for name in storage.list_folder(self.checkpoints):
+            if name.startswith(storage.PARTIAL):
+                storage.remove_folder(storage.join(self.checkpoints, name))
         for step in reversed(self.steps()):
             try:
                 return self.read(step)

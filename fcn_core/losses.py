@@ -56,10 +56,11 @@ class SegmentationLoss:
 
 def cross_entropy_sum(scores: Tensor, masks: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """Return the cross-entropy summed over labelled pixels, given scores (N, C, H, W) and masks (N, H, W) uint8."""
-    # Pixels in rows: unlike the loss over maps, this one is deterministic on CUDA.
-    pixels = scores.permute(0, 2, 3, 1).flatten(0, 2)
-    labels = masks.flatten().to(torch.int64)
-    return functional.cross_entropy(pixels, labels, weight=class_weights, ignore_index=VOID, reduction="sum")
+    labels = masks.to(torch.int64)
+    if scores.is_cuda:
+        # On CUDA the loss over maps has no deterministic form; over pixels in rows it has.
+        scores, labels = scores.permute(0, 2, 3, 1).flatten(0, 2), labels.flatten()
+    return functional.cross_entropy(scores, labels, weight=class_weights, ignore_index=VOID, reduction="sum")
 
 
 def dice_losses(scores: Tensor, masks: Tensor) -> Tensor:

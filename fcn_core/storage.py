@@ -18,6 +18,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 MANIFEST, COMMIT = "manifest.json", "COMMIT"
+PARTIAL = ".partial-"
+"""How the names of folders and files begin that are still being written."""
 
 
 class TornError(Exception):
@@ -116,7 +118,7 @@ def publishing(url: str) -> Iterator[Path]:
         place: str | None = str(target.parent)
     else:
         place = None
-    folder = Path(tempfile.mkdtemp(dir=place, prefix=".partial-"))
+    folder = Path(tempfile.mkdtemp(dir=place, prefix=PARTIAL))
     try:
         yield folder
         files = _seal(folder)
@@ -152,7 +154,7 @@ def fetch(url: str) -> Path:
     target = cache_folder() / "folders" / key
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-"))
+        partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=PARTIAL))
         try:
             _download(url, files, partial)
             _rename_unless_there(partial, target)
@@ -176,7 +178,7 @@ def cached(url: str) -> Path:
     target = cache_folder() / "files" / key[:2] / f"{key}{Path(path).suffix}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=target.parent, prefix=".partial-")
+        handle, partial = tempfile.mkstemp(dir=target.parent, prefix=PARTIAL)
         os.close(handle)
         try:
             filesystem.get_file(path, partial)

@@ -77,6 +77,15 @@ def test_a_torn_checkpoint_is_passed_over(never_stopped: RunFolder, tmp_path: Pa
     assert_same_bits(train(TINY, tmp_path, save_every=2), never_stopped)
 
 
+def test_what_a_killed_process_left_of_a_checkpoint_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / "checkpoints" / ".partial-killed"
+    left.mkdir(parents=True)
+    (left / checkpoint.WEIGHTS).write_bytes(b"half")
+    folder = train(TINY, tmp_path)
+    assert not left.exists()
+    assert folder.steps() == [3, 6, 9]
+
+
 def test_a_lost_line_of_the_epochs_comes_back(never_stopped: RunFolder) -> None:
     path = Path(never_stopped.url) / "epochs.jsonl"
     lines = path.read_text()

@@ -1,0 +1,88 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from fcn_core.checkpoint import Card, RunFolder
+from fcn_core.data.transforms import resize_image
+from fcn_core.models.fcn import FCN
+from fcn_core.models.preprocessing import preprocess
+from fcn_core.predict import Predictor
+from fcn_core.settings import Classes, Model
+
+MODEL = Model(trunk="vgg16_bn", width=0.05, fc_channels=8, dropout=0.5)
+CLASSES = Classes(names=("road", "sky", "car"), colours=((0, 0, 0), (1, 1, 1), (2, 2, 2)))
+
+
+def image(height: int, width: int) -> NDArray[np.uint8]:
+    blocks = np.random.default_rng(height).integers(0, 2, (8, 8, 3), np.uint8) * 255
+    return np.ascontiguousarray(blocks.repeat(16, 0).repeat(16, 1)[:height, :width])
+
+
+def network(seed: int = 0) -> FCN:
+    torch.manual_seed(seed)
+    model = FCN(MODEL, len(CLASSES))
+    for parameter in model.scores.parameters():
+        nn.init.normal_(parameter)
+    return model
+
+
+def predictor(scale: float = 1.0) -> Predictor:
+    return Predictor(network(), CLASSES, MODEL, scale=scale)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, 1.5])
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (33, 47), (101, 31), (1, 1)])
+def test_scores_and_labels_have_the_size_of_the_image(scale: float, height: int, width: int) -> None:
+    scores, labels = predictor(scale).scores(image(height, width)), predictor(scale).labels(image(height, width))
+    assert scores.shape == (3, height, width)
+    assert scores.dtype == torch.float32
+    assert torch.isfinite(scores).all()
+    assert labels.dtype == torch.uint8
+    assert torch.equal(labels.long(), scores.argmax(0))
+
+
+def test_there_is_more_than_one_label_to_predict() -> None:
+    assert len(predictor().labels(image(64, 96)).unique()) > 1
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_scores_are_those_of_the_network_on_the_scaled_and_preprocessed_image(scale: float) -> None:
+    scaled = resize_image(torch.from_numpy(image(64, 96)).permute(2, 0, 1), scale)[None]
+    with torch.no_grad():
+        expected = network().eval()(preprocess(scaled, "torchvision"))
+    assert expected.shape[-2:] == (64 * scale, 96 * scale)
+    enlarged = functional.interpolate(expected, scale_factor=1 / scale, mode="bilinear")
+    assert torch.equal(predictor(scale).scores(image(64, 96)), enlarged[0])
+
+
+def test_a_prediction_does_not_depend_on_those_before() -> None:
+    ours = predictor()
+    first = ours.scores(image(33, 47)).clone()
+    ours.scores(image(64, 96))
+    ours.network.train()
+    assert torch.equal(ours.scores(image(33, 47)), first)
+    assert not first.requires_grad
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_run_is_loaded_with_the_scale_and_precision_of_its_best_checkpoint(tmp_path: Path, bf16: bool) -> None:
+    folder = RunFolder(str(tmp_path))
+    for step in (1, 2):
+        card = Card(
+            model=MODEL, classes=CLASSES, scale=0.5, bf16=bf16, run_id="run-0", step=step, epoch=step, mean_iou=None
+        )
+        folder.save(card, network(step).state_dict(), {})
+    for url, seed in ((folder.url, 2), (folder.checkpoint(1), 1)):
+        loaded = Predictor.load(url)
+        expected = Predictor(network(seed), CLASSES, MODEL, scale=0.5, bf16=bf16)
+        scores = loaded.scores(image(33, 47))
+        assert loaded.classes == CLASSES
+        assert scores.dtype == torch.float32
+        assert torch.equal(scores, expected.scores(image(33, 47)))
+    in_fp32 = Predictor(network(2), CLASSES, MODEL, scale=0.5).scores(image(33, 47))
+    assert torch.equal(Predictor.load(folder.url).scores(image(33, 47)), in_fp32) == (not bf16)
