@@ -24,6 +24,7 @@ clean:  ## remove the environment and all results
 	rm -rf .venv results
 
 .venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import ensurepip' || { echo "error: $(PYTHON) cannot make environments: apt-get install python3-venv" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@

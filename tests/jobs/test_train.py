@@ -35,7 +35,7 @@ SETTINGS = [
     "--optim.batch_size=12",
 ]
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(scope="module")
