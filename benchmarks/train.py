@@ -146,7 +146,7 @@ def under_ray(run: Run) -> float:
     from jobs._train import run_job
 
     with tempfile.TemporaryDirectory() as folder, Console() as console:
-        return speed(run_job(Job(run, Launch(workers=2, storage=folder), False), console))
+        return speed(run_job(Job(run, Launch(workers=2, storage=folder), False), console)[0])
 
 
 def under_ddp(run: Run, audited: Audit) -> float:

@@ -182,16 +182,21 @@ def load(url: str) -> tuple[FCN, Card]:
         FileNotFoundError: there is none.
         TornError: it is damaged.
     """
-    folder = storage.fetch(find(url))
-    card = Card.model_validate_json((folder / CARD).read_text())
+    weights, card = load_weights(url)
     network = FCN(card.model, len(card.classes))
-    network.load_state_dict(load_file(folder / WEIGHTS))
+    network.load_state_dict(weights)
     return network.eval(), card
 
 
-def load_weights(url: str) -> dict[str, Tensor]:
-    """Return the weights of a checkpoint or run."""
-    return load_file(storage.fetch(find(url)) / WEIGHTS)
+def load_weights(url: str) -> tuple[dict[str, Tensor], Card]:
+    """Return the weights of a checkpoint or run, and what they belong to.
+
+    Raises:
+        FileNotFoundError: there is none.
+        TornError: it is damaged.
+    """
+    folder = storage.fetch(find(url))
+    return load_file(folder / WEIGHTS), Card.model_validate_json((folder / CARD).read_text())
 
 
 def _is_whole(url: str) -> bool:

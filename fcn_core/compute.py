@@ -22,6 +22,12 @@ class Numerics(NamedTuple):
         """Return the context in which the network runs."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
 
+    def describe(self) -> str:
+        """Name all that decides the last bits of a sum, but for the number of threads and workers."""
+        layout = "channels last" if self.channels_last else "channels first"
+        precision, compiled = ("bf16" if self.bf16 else "fp32"), (", compiled" if self.compile else "")
+        return f"{self.device.type}, {precision}, {layout}{compiled}, torch {torch.__version__}"
+
     @property
     def memory_format(self) -> torch.memory_format:
         """Memory format of images and weights."""
@@ -47,3 +53,5 @@ def make_deterministic(settings: Compute, seed: int) -> None:
     torch.use_deterministic_algorithms(settings.deterministic)
     deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # torch makes it by a trick.
     torch.backends.cudnn.benchmark = not settings.deterministic
+    # Convolutions in TF32 have 10 bits of mantissa: not what a person who asks for fp32 means.
+    torch.backends.cudnn.allow_tf32 = settings.precision != "fp32"

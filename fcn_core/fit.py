@@ -50,7 +50,6 @@ def fit(run: Run, url: str, audit: Audit, runtime: Runtime, *, loader: LoaderSet
     training = _training(run, train_set.classes, audit, runtime, order, fresh=restored is None)
     if restored is not None:
         training.restore(restored)
-        runtime.say(f"resumed at step {training.step} of {training.num_steps}")
         if runtime.rank == 0:
             # A crash can come between a checkpoint and its line.
             folder.write_epochs(training.epochs)
@@ -75,7 +74,16 @@ def build_network(run: Run, classes: Classes, *, fresh: bool) -> FCN:
     if fresh and run.model.weights is not None:
         weights.load_classifier(network, run.model.weights, run.model.trunk)
     if fresh and run.model.start_from is not None:
-        weights.start_from(network, checkpoint.load_weights(run.model.start_from), run.model.start_from)
+        source = run.model.start_from
+        found, card = checkpoint.load_weights(source)
+        for what, theirs, ours in (
+            ("model.preprocessing", card.model.preprocessing, run.model.preprocessing),
+            ("model.geometry", card.model.geometry, run.model.geometry),
+            ("the classes", card.classes.names, classes.names),
+        ):
+            if theirs != ours:
+                raise ValueError(f"model.start_from {source}: {what} there are {theirs}, here {ours}; make them agree")
+        weights.start_from(network, found, source)
     return network
 
 

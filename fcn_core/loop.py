@@ -35,7 +35,7 @@ class Progress(NamedTuple):
     steps: int
     """Of the whole run."""
     loss: float
-    """Of this worker's share of the last batch, times the number of workers."""
+    """Of the last step."""
     images_per_s: float
 
 
@@ -100,7 +100,7 @@ class Training:
         self.step = 0
         self.epochs: list[Epoch] = []
         self.losses = torch.zeros(steps_per_epoch, device=runtime.device)
-        """This worker's share of the loss of each step of the epoch."""
+        """The loss of each step of the epoch, over all workers."""
         self.bad_steps = torch.zeros((), device=runtime.device)
         """Steps held back since the first whose loss or gradient was not finite."""
 
@@ -124,21 +124,21 @@ class Training:
         self.step += 1
 
     def check(self) -> None:
-        """Stop every worker if any had to hold back a step.
+        """Stop if a step had to be held back; every worker finds the same.
 
         Raises:
             NonFiniteLossError: naming the step and the likely cause.
         """
-        held_back = self.runtime.sum_over_workers(self.bad_steps.clone())
-        if held_back > 0:
-            raise NonFiniteLossError(self._diagnosis(self.step + 1 - int(self.bad_steps.clamp(min=1))))
+        held_back = int(self.bad_steps)
+        if held_back:
+            raise NonFiniteLossError(self._diagnosis(self.step + 1 - held_back))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the weights to be used, and all else that must be restored; every worker must call it."""
-        losses = self.runtime.sum_over_workers(self.losses.clone())
+        """Return the weights to be used, and all else that must be restored."""
         rest: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
-            "losses": losses,
+            "losses": self.losses,
+            "computed": self.numerics.describe(),
             "epochs": [epoch.model_dump(mode="json") for epoch in self.epochs],
         }
         weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
@@ -154,16 +154,19 @@ class Training:
         if self.average is not None:
             self.average.load([restored.weights[name] for name, _ in self.network.named_parameters()])
         self.optimizer.load_state_dict(restored.state["optimizer"])
-        # Shares are added up over the workers again at the end of the epoch, so one worker takes them all.
-        self.losses.copy_(restored.state["losses"] if self.runtime.rank == 0 else torch.zeros(()))
+        self.losses.copy_(restored.state["losses"])
         self.epochs = [Epoch.model_validate(epoch) for epoch in restored.state["epochs"]]
         self.step = restored.step
+        self.runtime.say(f"resumed at step {self.step} of {self.num_steps}")
+        if restored.state["computed"] != self.numerics.describe():
+            began, now = restored.state["computed"], self.numerics.describe()
+            self.runtime.say(f"not to the same bits as if never stopped: began on {began}, goes on on {now}")
 
     def _on_device(self, batch: Batch) -> Batch:
         return Batch(*(tensor.to(self.runtime.device, non_blocking=True) for tensor in batch))
 
     def _gradient(self, batches: Sequence[Batch]) -> Tensor:
-        """Accumulate the gradient of the global batch's loss and return this worker's share of the loss."""
+        """Accumulate the gradient of the global batch's loss and return that loss."""
         weight = torch.stack([self.loss.labelled_weight(batch.masks) for batch in batches]).sum()
         weight = self.runtime.sum_over_workers(weight)
         total = torch.zeros((), device=self.runtime.device)
@@ -180,7 +183,7 @@ class Training:
             # The workers' gradients are averaged but their shares add up.
             (share * self.runtime.workers).backward()
             total += share.detach()
-        return total
+        return self.runtime.sum_over_workers(total)
 
     def _exchange_gradients(self, now: bool) -> None:
         if isinstance(self.wrapped, DistributedDataParallel):
@@ -223,7 +226,7 @@ def train(
         steps = _train_epoch(training, batches, save, save_every)
         trained = time.perf_counter()
         result = validate(training, val)
-        train_loss = float(training.runtime.sum_over_workers(training.losses.clone()).mean())
+        train_loss = float(training.losses.mean())
         epoch = Epoch(
             epoch=training.step // training.steps_per_epoch,
             step=training.step,
@@ -243,7 +246,7 @@ def validate(training: Training, share: Dataset) -> Scores:
     runtime, run = training.runtime, training.run
     num_classes = len(share.classes)
     total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=runtime.device)
-    predictor = Predictor(training.network, share.classes, run.model, scale=run.data.scale, bf16=training.numerics.bf16)
+    predictor = Predictor(training.network, share.classes, run.model, run.data.scale, training.numerics)
     if training.average is not None:
         training.average.swap()
     try:
@@ -282,6 +285,6 @@ def _progress(training: Training, steps_per_s: float) -> Progress:
         epochs=training.run.optim.epochs,
         step=training.step,
         steps=training.num_steps,
-        loss=float(training.losses[last]) * training.runtime.workers,
+        loss=float(training.losses[last]),
         images_per_s=steps_per_s * training.run.optim.batch_size,
     )

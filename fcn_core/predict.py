@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fcn_core import checkpoint
-from fcn_core.compute import decide
+from fcn_core.compute import Numerics, decide
 from fcn_core.data.transforms import resize_image
 from fcn_core.models.preprocessing import preprocess
 from fcn_core.settings import Classes, Compute, Model
@@ -23,18 +23,15 @@ class Predictor:
         classes: of its scores.
         model: the network's settings, for the preprocessing.
         scale: images are resized by this before the network sees them.
-        bf16: run under bf16 autocast.
+        numerics: precision and layout, on the network's device.
     """
 
-    def __init__(
-        self, network: nn.Module, classes: Classes, model: Model, *, scale: float = 1.0, bf16: bool = False
-    ) -> None:
+    def __init__(self, network: nn.Module, classes: Classes, model: Model, scale: float, numerics: Numerics) -> None:
         self.network = network
         self.classes = classes
         self.model = model
         self.scale = scale
-        self.device = next(network.parameters()).device
-        self.numerics = decide(Compute(precision="bf16" if bf16 else "fp32", channels_last="auto"), self.device)
+        self.numerics = numerics
 
     @classmethod
     def load(cls, url: str, device: str | torch.device = "cpu") -> "Predictor":
@@ -45,16 +42,16 @@ class Predictor:
             TornError: it is damaged.
         """
         network, card = checkpoint.load(url)
-        numerics = decide(Compute(), torch.device(device))
+        numerics = decide(Compute(precision="bf16" if card.bf16 else "fp32"), torch.device(device))
         network = network.to(device).to(memory_format=numerics.memory_format)
-        return cls(network, card.classes, card.model, scale=card.scale, bf16=card.bf16)
+        return cls(network, card.classes, card.model, card.scale, numerics)
 
     @torch.inference_mode()
     def scores(self, image: NDArray[np.uint8]) -> Tensor:
         """Map an image (H, W, 3) uint8 RGB of any size to scores (C, H, W) float32, at the image's own size."""
         self.network.eval()
         pixels = torch.from_numpy(image).permute(2, 0, 1)
-        small = resize_image(pixels, self.scale)[None].to(self.device)
+        small = resize_image(pixels, self.scale)[None].to(self.numerics.device)
         batch = preprocess(small, self.model.preprocessing).contiguous(memory_format=self.numerics.memory_format)
         with self.numerics.autocast():
             scores = self.network(batch).to(torch.float32)

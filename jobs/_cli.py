@@ -46,7 +46,8 @@ class Launch(Value):
     loader_processes: int = Field(
         0, ge=0, description="processes of each worker that read and augment images; 0: the worker itself"
     )
-    memory_gib: float = Field(2.0, ge=0, description="decoded images that each worker keeps in memory")
+    memory_gib: float = Field(2.0, ge=0, description="decoded images that each worker keeps in memory, of either split")
+    timeout_s: int = Field(120, ge=1, description="longest that workers wait for each other, saving included")
     max_failures: int = Field(
         3, ge=0, description="how often a run is taken up again after the loss of a worker or node"
     )
@@ -118,7 +119,7 @@ def parse(arguments: Sequence[str], stride: Stride) -> Job:
         ).job()
     except ValidationError as error:
         fail(explain(error))
-    except (SettingsError, ValueError, OSError) as error:
+    except (SettingsError, ValueError, OSError, ImportError) as error:
         fail(_with_suggestion(str(error)))
 
 
@@ -174,7 +175,8 @@ class _Experiment(PydanticBaseSettingsSource):
         if name not in EXPERIMENTS:
             raise ValueError(f"no experiment {name!r}; experiments are {', '.join(EXPERIMENTS)}")
         stride = getattr(self.settings_cls, "stride_of_job", 8)
-        chosen = self.current_state.get("model", {}).get("stride", stride)
+        model = self.current_state.get("model")
+        chosen = model.get("stride", stride) if isinstance(model, dict) else stride
         changes = {"name": f"{name}-fcn{chosen}s", "model.stride": stride}
         return override(EXPERIMENTS[name](), changes).model_dump()
 

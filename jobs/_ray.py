@@ -13,15 +13,8 @@ from jobs._cli import Launch
 ROOT = Path(__file__).parents[1]
 """The code that workers need."""
 
-PASSED_ON = (
-    "AWS_ENDPOINT_URL",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_DEFAULT_REGION",
-    "AWS_EC2_METADATA_DISABLED",
-    "FCN_CACHE",
-)
-"""Environment variables that workers need too where they are set."""
+PASSED_ON = ("AWS_", "GOOGLE_APPLICATION_CREDENTIALS", "FCN_CACHE")
+"""How the names of environment variables begin that workers need too."""
 
 RAY_SETTINGS = {
     # Reports wait for the controller's next look, every 2 s by default.
@@ -76,7 +69,7 @@ def _check_address(address: str | None) -> None:
 
 def environment_variables() -> dict[str, str]:
     """Return the variables of this process that workers on other nodes need."""
-    return {name: os.environ[name] for name in (*PASSED_ON, *RAY_SETTINGS) if name in os.environ}
+    return {name: value for name, value in os.environ.items() if name.startswith((*PASSED_ON, *RAY_SETTINGS))}
 
 
 def resources_per_worker(launch: Launch, say: Callable[[str], None]) -> dict[str, float]:

@@ -9,7 +9,8 @@ from rich.table import Table
 
 from fcn_core import figures, metrics, storage
 from fcn_core.checkpoint import RunFolder, best_epoch
-from fcn_core.data.base import Dataset
+from fcn_core.data.audit import Audit
+from fcn_core.data.base import Dataset, Subset
 from fcn_core.data.catalogue import open_dataset
 from fcn_core.predict import Predictor
 from fcn_core.settings import Run
@@ -18,14 +19,14 @@ from jobs._console import Console, percent
 NUM_PREDICTIONS = 5
 
 
-def report(url: str, run: Run, console: Console) -> None:
+def report(url: str, audited: Audit, run: Run, console: Console) -> None:
     """Draw the figures of a finished run into its folder, and say where everything is and what to do next."""
     folder = RunFolder(url)
     epochs = folder.read_epochs()
     best = best_epoch(epochs)
     if best is None:
         return
-    val = open_dataset(run.data, run.data.val_split)
+    val = Subset(open_dataset(run.data, run.data.val_split), audited.val.kept)
     rule = metrics.rule(len(val.classes))
     with tempfile.TemporaryDirectory() as name:
         local = Path(name)

@@ -1,6 +1,7 @@
 """Training a run on a Ray cluster: everything between the command line and `fcn_core.fit`."""
 
 import platform
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -9,13 +10,14 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+import torch
+
 from fcn_core import metrics, storage
 from fcn_core.checkpoint import RunFolder
 from fcn_core.data.audit import Audit, audit, class_weights
 from fcn_core.data.base import Dataset
 from fcn_core.data.batches import LoaderSettings, Order
 from fcn_core.data.catalogue import open_dataset
-from fcn_core.data.decode import SampleError
 from fcn_core.fit import Keep, build_network, fit
 from fcn_core.loop import NonFiniteLossError
 from fcn_core.optim import mean_from_sum
@@ -40,9 +42,8 @@ def main(stride: Stride) -> None:
         return
     try:
         with Console() as console:
-            url = run_job(job, console)
-            report(url, job.run, console)
-    except (ValueError, OSError) as error:
+            report(*run_job(job, console), job.run, console)
+    except (ValueError, OSError, ImportError, storage.TornError) as error:
         fail(str(error))
     except (NonFiniteLossError, RunFailedError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -52,8 +53,8 @@ def main(stride: Stride) -> None:
         raise SystemExit(INTERRUPTED) from None
 
 
-def run_job(job: Job, console: Console) -> str:
-    """Train a run to its end and return the URL of its folder.
+def run_job(job: Job, console: Console) -> tuple[str, Audit]:
+    """Train a run to its end, and return the URL of its folder and what the audit found.
 
     Raises:
         ValueError: a setting, the data or the weights are wrong.
@@ -71,7 +72,7 @@ def run_job(job: Job, console: Console) -> str:
     _write_run(RunFolder(url), run, audited)
     with cluster(launch):
         _train(run, launch, url, audited, console)
-    return url
+    return url, audited
 
 
 def _check(run: Run, launch: Launch, console: Console) -> Audit:
@@ -148,7 +149,7 @@ def _train(run: Run, launch: Launch, url: str, audited: Audit, console: Console)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"run": run, "launch": launch, "url": url, "audit": audited, "board": board},
-        torch_config=TorchConfig(timeout_s=120),
+        torch_config=TorchConfig(timeout_s=launch.timeout_s),
         scaling_config=ScalingConfig(
             num_workers=launch.workers, use_gpu="GPU" in resources, resources_per_worker=resources
         ),
@@ -160,19 +161,24 @@ def _train(run: Run, launch: Launch, url: str, audited: Audit, console: Console)
         ),
     )
     console.say(f"starting {launch.workers} workers on {'GPUs' if 'GPU' in resources else 'CPUs'}")
+    handler = signal.getsignal(signal.SIGINT)
     with _shown(board, console):
         try:
             failure = trainer.fit().return_value
         except ray.train.TrainingFailedError as error:
-            raise RunFailedError(
-                f"workers were lost {launch.max_failures + 1} times, last: {_last_line(error)}"
-            ) from error
+            times = launch.max_failures + 1
+            raise RunFailedError(f"training failed {times} times, last: {_last_line(error)}") from error
+        except SystemExit:
+            # Ray's own handler of Ctrl-C leaves so, with exit code 0.
+            raise KeyboardInterrupt from None
+        finally:
+            signal.signal(signal.SIGINT, handler)
     if failure is not None:
         raise failure
 
 
 def _worker(config: dict[str, Any]) -> Exception | None:
-    """Train on this worker. What would fail again is returned, not raised, since Ray would try it again."""
+    """Train on this worker. A loss that diverged is returned, not raised: Ray would try again, to no avail."""
     from jobs._runtime import RayRuntime
 
     launch: Launch = config["launch"]
@@ -181,11 +187,11 @@ def _worker(config: dict[str, Any]) -> Exception | None:
     keep = Keep(launch.keep_checkpoints, launch.save_every)
     try:
         fit(config["run"], config["url"], config["audit"], runtime, loader=loader, keep=keep)
-    except SampleError:
-        # A file that the audit could read is gone, on this worker alone: worth another try.
-        raise
-    except (ValueError, FileNotFoundError, NonFiniteLossError) as error:
+    except NonFiniteLossError as error:
         return error
+    except torch.OutOfMemoryError as error:
+        knobs = "lower optim.batch_size or data.crop, or raise optim.accumulate"
+        raise RuntimeError(f"the device is out of memory: {knobs}") from error
     return None
 
 

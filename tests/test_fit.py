@@ -12,11 +12,14 @@ from torch import distributed
 from torch.multiprocessing.spawn import spawn
 
 from fcn_core import checkpoint
+from fcn_core import fit as fit_module
 from fcn_core.checkpoint import RunFolder
+from fcn_core.data.batches import LoaderSettings, Order, training_batches
+from fcn_core.data.catalogue import open_dataset
 from fcn_core.loop import NonFiniteLossError, Progress
 from fcn_core.runtime import DistributedRuntime, LocalRuntime
 from fcn_core.settings import Run
-from tests.tiny import TINY, assert_same_bits, changed, train
+from tests.tiny import TINY, assert_same_bits, audit_of, changed, train
 
 STEPS = 9
 
@@ -95,11 +98,47 @@ def test_a_lost_line_of_the_epochs_comes_back(never_stopped: RunFolder) -> None:
 
 
 def test_the_best_score_survives_a_resume(tmp_path: Path) -> None:
+    # Nothing is learnt, so every epoch scores the same, and the first of equals is the best.
+    run = changed({"optim.epochs": 6, "optim.learning_rate": 1e-45, "optim.weight_decay": 0.0})
     with pytest.raises(Stopped):
-        train(TINY, tmp_path, StopsAt(7))
-    folder = train(TINY, tmp_path)
-    best = max(folder.read_epochs(), key=lambda epoch: epoch.scores.mean_iou or 0)
-    assert folder.best() == folder.checkpoint(best.step)
+        train(run, tmp_path, StopsAt(16), keep_last=1)
+    folder = train(run, tmp_path, keep_last=1)
+    scores = [epoch.scores.mean_iou or 0 for epoch in folder.read_epochs()]
+    assert max(scores) == scores[0]
+    assert folder.steps() == [3, 18]
+    assert folder.best() == folder.checkpoint(3)
+
+
+def test_steps_after_one_that_is_not_finite_are_held_back_until_somebody_looks() -> None:
+    audited = audit_of(TINY)
+    data = open_dataset(TINY.data, "train")
+    order = Order(TINY.seed, len(data.names), 4, 1)
+    training = fit_module._training(TINY, data.classes, audited, LocalRuntime(), order, fresh=True)
+    batches = training_batches(data, TINY.data, order, range(9), (0, 0, 0), LoaderSettings())
+    training.take_step(next(batches))
+    before = {name: value.clone() for name, value in training.network.named_parameters()}
+    good = training.loss.class_weights
+    training.loss.class_weights = good * float("nan")
+    training.take_step(next(batches))
+    training.loss.class_weights = good
+    training.take_step(next(batches))
+    for name, value in training.network.named_parameters():
+        assert torch.equal(value, before[name]), name
+    with pytest.raises(NonFiniteLossError, match="at step 2 of 9"):
+        training.check()
+
+
+def test_a_run_resumed_on_other_numerics_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(Stopped):
+        train(TINY, tmp_path, StopsAt(4))
+    state = Path(RunFolder(str(tmp_path)).checkpoint(3))
+    RunFolder(str(tmp_path)).checkpoint(3)
+    restored = RunFolder(str(tmp_path)).read(3)
+    card = checkpoint.Card.model_validate_json((state / checkpoint.CARD).read_text())
+    RunFolder(str(tmp_path)).save(card, restored.weights, restored.state | {"computed": "cuda, bf16"})
+    with caplog.at_level("INFO"):
+        train(TINY, tmp_path)
+    assert "began on cuda, bf16, goes on on cpu, fp32" in caplog.text
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step_is_applied(tmp_path: Path) -> None:
@@ -146,10 +185,24 @@ def test_staged_training_starts_from_the_coarser_network(tmp_path: Path) -> None
     coarse = train(changed({"model.stride": 32}), tmp_path / "coarse")
     changes = {"model.stride": 16, "model.start_from": coarse.url, "optim.learning_rate": 1e-12, "optim.epochs": 1}
     fine = changed(changes)
-    weights = checkpoint.load_weights(train(fine, tmp_path / "fine").url)
-    for name, value in checkpoint.load_weights(coarse.url).items():
+    weights, _ = checkpoint.load_weights(train(fine, tmp_path / "fine").url)
+    for name, value in checkpoint.load_weights(coarse.url)[0].items():
         if name.startswith("trunk.") and name.endswith("weight"):
             torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model.preprocessing": "caffe"}, "model.preprocessing there are torchvision, here caffe"),
+        ({"model.geometry": "reference"}, "model.geometry there are same, here reference"),
+    ],
+)
+def test_staged_training_refuses_a_network_that_expects_something_else(
+    change: dict[str, Any], message: str, never_stopped: RunFolder, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(changed({"model.start_from": never_stopped.url} | change), tmp_path)
 
 
 def _work(rank: int, run: Run, folder: str, group: str) -> None:

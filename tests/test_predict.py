@@ -8,11 +8,12 @@ from torch import nn
 from torch.nn import functional
 
 from fcn_core.checkpoint import Card, RunFolder
+from fcn_core.compute import Numerics, decide
 from fcn_core.data.transforms import resize_image
 from fcn_core.models.fcn import FCN
 from fcn_core.models.preprocessing import preprocess
 from fcn_core.predict import Predictor
-from fcn_core.settings import Classes, Model
+from fcn_core.settings import Classes, Compute, Model
 
 MODEL = Model(trunk="vgg16_bn", width=0.05, fc_channels=8, dropout=0.5)
 CLASSES = Classes(names=("road", "sky", "car"), colours=((0, 0, 0), (1, 1, 1), (2, 2, 2)))
@@ -32,7 +33,11 @@ def network(seed: int = 0) -> FCN:
 
 
 def predictor(scale: float = 1.0) -> Predictor:
-    return Predictor(network(), CLASSES, MODEL, scale=scale)
+    return Predictor(network(), CLASSES, MODEL, scale, numerics())
+
+
+def numerics(*, bf16: bool = False) -> Numerics:
+    return decide(Compute(precision="bf16" if bf16 else "fp32"), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5, 1.5])
@@ -79,10 +84,10 @@ def test_a_run_is_loaded_with_the_scale_and_precision_of_its_best_checkpoint(tmp
         folder.save(card, network(step).state_dict(), {})
     for url, seed in ((folder.url, 2), (folder.checkpoint(1), 1)):
         loaded = Predictor.load(url)
-        expected = Predictor(network(seed), CLASSES, MODEL, scale=0.5, bf16=bf16)
+        expected = Predictor(network(seed), CLASSES, MODEL, 0.5, numerics(bf16=bf16))
         scores = loaded.scores(image(33, 47))
         assert loaded.classes == CLASSES
         assert scores.dtype == torch.float32
         assert torch.equal(scores, expected.scores(image(33, 47)))
-    in_fp32 = Predictor(network(2), CLASSES, MODEL, scale=0.5).scores(image(33, 47))
+    in_fp32 = Predictor(network(2), CLASSES, MODEL, 0.5, numerics()).scores(image(33, 47))
     assert torch.equal(Predictor.load(folder.url).scores(image(33, 47)), in_fp32) == (not bf16)

@@ -30,8 +30,10 @@ def audit_of(run: Run) -> Audit:
     return audit(open_dataset(run.data, "train"), open_dataset(run.data, "val"), "fail")
 
 
-def train(run: Run, folder: Path | str, runtime: Runtime | None = None, save_every: int | None = None) -> RunFolder:
-    keep = Keep(last=100, every_steps=save_every)
+def train(
+    run: Run, folder: Path | str, runtime: Runtime | None = None, save_every: int | None = None, keep_last: int = 100
+) -> RunFolder:
+    keep = Keep(keep_last, save_every)
     fit(run, str(folder), audit_of(run), runtime or LocalRuntime(), loader=LoaderSettings(), keep=keep)
     return RunFolder(str(folder))
 

@@ -41,7 +41,9 @@ def mean_colour(rule: Preprocessing) -> tuple[int, int, int]:
 def _constants(rule: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:
     # Kept on the device: made anew at each step they would make the host wait for the copy.
     statistics = STATISTICS[rule]
-    return (
-        torch.tensor(statistics.mean, device=device).view(3, 1, 1),
-        torch.tensor(statistics.std, device=device).view(3, 1, 1),
-    )
+    # Made in inference mode they could never be used where gradients are wanted.
+    with torch.inference_mode(mode=False):
+        return (
+            torch.tensor(statistics.mean, device=device).view(3, 1, 1),
+            torch.tensor(statistics.std, device=device).view(3, 1, 1),
+        )

@@ -104,6 +104,8 @@ def test_a_wrong_variable_gets_one_line(monkeypatch: pytest.MonkeyPatch, capsys:
     [
         ("optim: {lerning_rate: 1}", "no setting 'optim.lerning_rate'; did you mean optim.learning_rate"),
         ("[1, 2]", "must hold settings by name"),
+        ("model: resnet18", "model: Input should be"),
+        ("model:", "model: Input should be"),
         ("optim: {", "is no YAML"),
     ],
 )

@@ -20,7 +20,9 @@ from PIL import Image
 
 from fcn_core import storage
 from fcn_core.checkpoint import RunFolder
+from fcn_core.data.streets import StreetScenes
 from fcn_core.predict import Predictor
+from fcn_core.settings import Streets
 from tests.tiny import assert_same_bits
 
 ROOT = Path(__file__).parents[2]
@@ -192,6 +194,55 @@ def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_as_if_it_had_not_b
         assert_same_bits(folder, two_workers)
         for step in folder.steps():
             storage.verify(folder.checkpoint(step))
+
+
+def test_ctrl_c_ends_a_run_that_goes_on_later(environment: dict[str, str], ray_folder: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, environment, "--workers", "2")
+    read_until(process, "epoch   1 ")
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate()
+    assert process.returncode == 130, printed
+    assert "the same command resumes" in printed.splitlines()[-1]
+    assert "Traceback" not in printed
+    assert_nothing_left(ray_folder)
+
+
+def test_a_broken_image_that_was_left_out_does_not_come_back_in_the_figures(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    scenes = StreetScenes(Streets(height=32, width=48), "train")
+    (root).mkdir()
+    (root / "classes.json").write_text(json.dumps({"names": scenes.classes.names}))
+    for split, numbers in (("train", range(4)), ("val", range(4, 7))):
+        for kind in ("images", "masks"):
+            (root / split / kind).mkdir(parents=True)
+        for number in numbers:
+            sample = scenes.read(number)
+            Image.fromarray(sample.image).save(root / split / "images" / f"{number}.png")
+            Image.fromarray(sample.mask).save(root / split / "masks" / f"{number}.png")
+    (root / "val" / "images" / "4.png").write_bytes(b"broken")
+    command = [
+        sys.executable,
+        "jobs/train_fcn32s.py",
+        "folder",
+        "--data",
+        str(root),
+        "--storage",
+        str(tmp_path / "lab"),
+    ]
+    settings = ["--data.audit=leave_out", "--data.crop=32,48", "--model.width=0.06", "--optim.epochs=1"]
+    done = subprocess.run(
+        [*command, *settings, "--optim.batch_size=2"],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4.png" in done.stdout
+    assert storage.exists(f"{folder_in(done.stdout).url}/figures/predictions.png")
 
 
 def test_a_loss_that_diverges_ends_the_run_at_once(environment: dict[str, str], tmp_path: Path) -> None:
