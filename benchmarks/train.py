@@ -13,7 +13,9 @@ ray    our loop on two workers of Ray Train against the same loop under plain Di
 
 import argparse
 import json
+import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -37,13 +39,21 @@ from fcn_core.models.fcn import FCN
 from fcn_core.models.preprocessing import mean_colour, preprocess
 from fcn_core.runtime import DistributedRuntime, LocalRuntime
 from fcn_core.settings import VOID, Run, override
+from jobs._cli import Job, Launch
+from jobs._console import Console
+from jobs._ray import KEEP_MEMORY
+from jobs._train import run_job
 
 Arm = Callable[[], float]
 """Runs once and returns images per second."""
 
 
 def main() -> None:
-    """Print and optionally write the ratios."""
+    """Print the ratios."""
+    as_workers = {"OMP_NUM_THREADS": "1"} | KEEP_MEMORY
+    if not as_workers.items() <= os.environ.items():
+        # Both arms as the job's workers run; a process reads these when it starts.
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | as_workers)  # noqa: S606
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder of CamVid")
     parser.add_argument("--only", default="step,data,ray", help="parts, separated by commas")
@@ -141,10 +151,6 @@ def ray_arms(run: Run) -> tuple[Arm, Arm]:
 
 def under_ray(run: Run) -> float:
     """Train with the job and return its speed after the first epoch."""
-    from jobs._cli import Job, Launch
-    from jobs._console import Console
-    from jobs._train import run_job
-
     with tempfile.TemporaryDirectory() as folder, Console() as console:
         return speed(run_job(Job(run, Launch(workers=2, storage=folder), False), console)[0])
 

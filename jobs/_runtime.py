@@ -10,7 +10,7 @@ from fcn_core.checkpoint import Epoch
 from fcn_core.loop import Progress
 from fcn_core.runtime import DistributedRuntime
 
-SHOW_EVERY_S = 0.5
+SHOW_EVERY_S = 1.0
 
 
 class RayRuntime(DistributedRuntime):
@@ -32,7 +32,7 @@ class RayRuntime(DistributedRuntime):
             self._board.put.remote(message)
 
     def show(self, progress: Progress) -> None:
-        """Show progress on the driver's console, at most twice a second."""
+        """Show progress on the driver's console, at most once a second."""
         if self.rank == 0 and time.monotonic() - self._shown >= SHOW_EVERY_S:
             self._shown = time.monotonic()
             self._board.put.remote(progress)

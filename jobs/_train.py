@@ -24,7 +24,7 @@ from fcn_core.optim import mean_from_sum
 from fcn_core.settings import Run, Stride
 from jobs._cli import Job, Launch, as_yaml, fail, parse
 from jobs._console import Console
-from jobs._ray import cluster, environment_variables, resources_per_worker
+from jobs._ray import KEEP_MEMORY, cluster, environment_variables, resources_per_worker
 from jobs._report import report
 
 FAILED, INTERRUPTED = 1, 130
@@ -157,7 +157,7 @@ def _train(run: Run, launch: Launch, url: str, audited: Audit, console: Console)
             name=run.run_id,
             storage_path=storage.join(storage.absolute(launch.storage), "ray"),
             failure_config=FailureConfig(max_failures=launch.max_failures, controller_failure_limit=3),
-            worker_runtime_env={"env_vars": environment_variables()},
+            worker_runtime_env={"env_vars": environment_variables() | KEEP_MEMORY},
         ),
     )
     console.say(f"starting {launch.workers} workers on {'GPUs' if 'GPU' in resources else 'CPUs'}")
@@ -204,7 +204,7 @@ def _shown(board: Any, console: Console) -> Iterator[None]:  # noqa: ANN401 -- R
 
     def look() -> None:
         while True:
-            last = done.wait(0.3)
+            last = done.wait(1.0)
             for item in ray.get(board.take.remote()):
                 console.show(item)
             if last:
