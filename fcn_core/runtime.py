@@ -46,10 +46,7 @@ class DistributedRuntime(LocalRuntime):
         if self.workers == 1:
             return network
         devices = [self.device] if self.device.type == "cuda" else None
-        # Buffers need no broadcast: BatchNorm's statistics are the same on every worker.
-        return DistributedDataParallel(
-            synchronise(network), device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        return DistributedDataParallel(synchronise(network), device_ids=devices, gradient_as_bucket_view=True)
 
     def sum_over_workers(self, tensor: Tensor) -> Tensor:
         """Add up a tensor over all workers, in place, and return it."""
