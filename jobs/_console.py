@@ -66,6 +66,12 @@ class Console:
             self._last_line = time.monotonic()
             self.say(f"{what} {done} of {of}{', ' if facts else ''}{facts}")
 
+    def done(self) -> None:
+        """Take the bar away: what it counted is over."""
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+
 
 def percent(share: float | None) -> str:
     """Return a share from 0 to 1 as people read it."""

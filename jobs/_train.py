@@ -82,6 +82,7 @@ def _check(run: Run, launch: Launch, console: Console) -> Audit:
     audited = audit(
         train, val, run.data.audit, progress=lambda done, of: console.count("auditing data, sample", done, of)
     )
+    console.done()
     for finding in audited.findings:
         console.say(str(finding))
     kept = len(audited.train.kept)
@@ -217,6 +218,7 @@ def _shown(board: Any, console: Console) -> Iterator[None]:  # noqa: ANN401 -- R
     finally:
         done.set()
         thread.join(timeout=10)
+        console.done()
 
 
 def _last_line(error: Exception) -> str:
