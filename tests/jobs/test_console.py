@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from fcn_core.checkpoint import Epoch
 from fcn_core.loop import Progress
 from fcn_core.metrics import scores
 from jobs import _console
