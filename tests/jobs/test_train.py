@@ -85,14 +85,21 @@ def folder_in(printed: str) -> RunFolder:
     return RunFolder(found[1])
 
 
-def read_until(process: subprocess.Popen[str], words: str) -> str:
+def run_until_the_first_epoch_is_saved(process: subprocess.Popen[str]) -> str:
+    """Return what was printed; what the storage holds is newer than the console, which workers do not wait for."""
     printed = ""
     assert process.stdout is not None
     for line in process.stdout:
         printed += line
-        if words in line:
-            return printed
-    raise AssertionError(f"never said {words!r}:\n{printed}")
+        if line.startswith("run "):
+            break
+    folder = folder_in(printed)
+    deadline = time.monotonic() + 120
+    while not folder.read_epochs():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, printed
+        time.sleep(0.05)
+    return printed
 
 
 def processes_of(ray_folder: Path) -> dict[int, str]:
@@ -163,7 +170,7 @@ def test_a_driver_that_is_killed_and_started_again_ends_as_if_never_stopped(
     two_workers: RunFolder, environment: dict[str, str], ray_folder: Path, tmp_path: Path
 ) -> None:
     process = start(tmp_path, environment, "--workers", "2")
-    read_until(process, "epoch   1 ")
+    run_until_the_first_epoch_is_saved(process)
     process.kill()
     process.communicate()
     assert_nothing_left(ray_folder)
@@ -182,7 +189,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_as_if_it_had_not_b
 ) -> None:
     with s3_server(monkeypatch, environment) as with_access:
         process = start("s3://lab/here", with_access, "--workers", "2", "--save-every", "2")
-        printed = read_until(process, "epoch   1 ")
+        printed = run_until_the_first_epoch_is_saved(process)
         workers = [pid for pid, line in processes_of(ray_folder).items() if "RayTrainWorker" in line]
         assert len(workers) == 2
         os.kill(workers[-1], signal.SIGKILL)
@@ -198,7 +205,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_as_if_it_had_not_b
 
 def test_ctrl_c_ends_a_run_that_goes_on_later(environment: dict[str, str], ray_folder: Path, tmp_path: Path) -> None:
     process = start(tmp_path, environment, "--workers", "2")
-    read_until(process, "epoch   1 ")
+    run_until_the_first_epoch_is_saved(process)
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate()
     assert process.returncode == 130, printed
