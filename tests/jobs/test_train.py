@@ -27,13 +27,13 @@ from tests.tiny import assert_same_bits
 
 ROOT = Path(__file__).parents[2]
 JOB = ["jobs/train_fcn8s.py", "streets"]
-# A step of 12 images takes long enough for a fault to come between two.
+# Workers live on for two or three seconds when their driver is killed: the run must last longer.
 SETTINGS = [
     "--data.streets.num_train=36",
     "--data.streets.num_val=4",
     "--model.width=0.06",
     "--model.fc_channels=8",
-    "--optim.epochs=4",
+    "--optim.epochs=16",
     "--optim.batch_size=12",
 ]
 
@@ -149,7 +149,7 @@ def test_a_run_leaves_all_that_it_promises(two_workers: RunFolder, ray_folder: P
     assert facts["settings"]["optim"]["batch_size"] == 12
     assert "void excluded" in facts["rule"]
     assert len(facts["audit"]["train"]["kept"]) == 36
-    assert [epoch.epoch for epoch in two_workers.read_epochs()] == [1, 2, 3, 4]
+    assert [epoch.epoch for epoch in two_workers.read_epochs()] == list(range(1, 17))
     assert len(two_workers.steps()) <= 3
     assert Predictor.load(two_workers.url).classes.names[0] == "sky"
     for figure in ("validation", "predictions"):
@@ -177,7 +177,7 @@ def test_a_driver_that_is_killed_and_started_again_ends_as_if_never_stopped(
     process = start(tmp_path, environment, "--workers", "2")
     printed, _ = process.communicate()
     assert process.returncode == 0, printed
-    assert re.search(r"resumed at step [369] of 12", printed), printed
+    assert re.search(r"resumed at step (?!48)\d+ of 48", printed), printed
     assert_same_bits(folder_in(printed), two_workers)
 
 
@@ -195,7 +195,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_as_if_it_had_not_b
         os.kill(workers[-1], signal.SIGKILL)
         printed += process.communicate()[0]
         assert process.returncode == 0, printed
-        assert re.search(r"resumed at step \d+ of 12", printed), printed
+        assert re.search(r"resumed at step \d+ of 48", printed), printed
         folder = folder_in(printed)
         assert folder.url.startswith("s3://lab/here/runs/")
         assert_same_bits(folder, two_workers)
