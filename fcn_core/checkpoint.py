@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fcn_core import storage
-from fcn_core.metrics import Scores
+from fcn_core.metrics.rules import Scores
 from fcn_core.models.fcn import FCN
 from fcn_core.settings import VOID, Classes, Model, Value
 

@@ -13,7 +13,7 @@ from fcn_core.compute import decide, make_deterministic
 from fcn_core.data.audit import Audit, class_weights
 from fcn_core.data.base import Subset
 from fcn_core.data.batches import LoaderSettings, Order, preloaded, training_batches
-from fcn_core.data.catalogue import open_dataset
+from fcn_core.data.catalogue import open_train_val
 from fcn_core.loop import Runtime, Training, train
 from fcn_core.losses import SegmentationLoss
 from fcn_core.models import weights
@@ -40,8 +40,8 @@ def fit(run: Run, url: str, audit: Audit, runtime: Runtime, *, loader: LoaderSet
     """
     make_deterministic(run.compute, run.seed)
     folder = RunFolder(url)
-    train_set = Subset(open_dataset(run.data, run.data.train_split), audit.train.kept)
-    val_set = Subset(open_dataset(run.data, run.data.val_split), audit.val.kept)
+    train_set, val_set = open_train_val(run.data)
+    train_set, val_set = Subset(train_set, audit.train.kept), Subset(val_set, audit.val.kept)
     order = Order(
         run.seed, len(train_set.names), run.optim.batch_size, run.optim.accumulate, runtime.rank, runtime.workers
     )

@@ -17,7 +17,8 @@ from fcn_core.compute import Numerics
 from fcn_core.data.base import Dataset
 from fcn_core.data.batches import Batch
 from fcn_core.losses import SegmentationLoss
-from fcn_core.metrics import Scores, confusion, scores
+from fcn_core.metrics.confusion import confusion
+from fcn_core.metrics.rules import Scores, scores
 from fcn_core.models.fcn import FCN
 from fcn_core.models.preprocessing import preprocess
 from fcn_core.optim import MovingAverage, build_optimizer, set_learning_rate
@@ -245,7 +246,7 @@ def validate(training: Training, share: Dataset) -> Scores:
     """Score the weights that would be saved on the shares of all workers, each image alone and at its own size."""
     runtime, run = training.runtime, training.run
     num_classes = len(share.classes)
-    total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=runtime.device)
+    total = torch.zeros(num_classes + 1, num_classes, dtype=torch.int64, device=runtime.device)
     predictor = Predictor(training.network, share.classes, run.model, run.data.scale, training.numerics)
     if training.average is not None:
         training.average.swap()
@@ -257,7 +258,7 @@ def validate(training: Training, share: Dataset) -> Scores:
     finally:
         if training.average is not None:
             training.average.swap()
-    return scores(runtime.sum_over_workers(total))
+    return scores(runtime.sum_over_workers(total).cpu())
 
 
 def _train_epoch(training: Training, batches: Iterator[list[Batch]], save: Save, save_every: int | None) -> int:

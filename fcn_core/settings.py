@@ -43,6 +43,13 @@ class Data(Value):
     path: str | None = Field(None, description="folder or fsspec URL (s3://bucket/camvid); streets needs none")
     train_split: str = Field("train", description="split to train on")
     val_split: str = Field("val", description="split to validate on")
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=100,
+        description="k-fold: both splits together are parted by video sequence, and each part is validated on once",
+    )
+    fold: int | None = Field(None, ge=0, description="the part to validate on, from 0; all in turn if left out")
     scale: float = Field(
         1.0, gt=0, le=4, description="the network sees images resized by this; scores are at the image's own size"
     )
@@ -70,6 +77,8 @@ class Data(Value):
             raise ValueError(
                 f"the data set '{self.kind}' needs a path: a folder or a URL such as s3://bucket/{self.kind}"
             )
+        if self.fold is not None and self.fold >= (self.folds or 0):
+            raise ValueError(f"fold {self.fold} is none of the {self.folds or 0} folds: set folds, and fold below it")
         if not 0 < self.zoom[0] <= self.zoom[1] <= 8:
             raise ValueError(f"zoom is a range (low, high) with 0 < low <= high <= 8, not {self.zoom}")
         if self.crop is not None and min(self.crop) < 1:

@@ -8,12 +8,13 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, NoReturn
+from typing import Any, ClassVar, Literal, NamedTuple, NoReturn, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -25,17 +26,18 @@ from pydantic_settings import (
 
 from fcn_core import storage
 from fcn_core.experiments import EXPERIMENTS
-from fcn_core.settings import Run, Stride, Value, override, setting_names
+from fcn_core.loop import NonFiniteLossError
+from fcn_core.settings import Run, Stride, Value, override
 
-USER_ERROR = 2
-"""Exit code of what the user can mend."""
+FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
+"""Exit codes; the second is for what the user can mend."""
 ENVIRONMENT_ONLY = {"FCN_CACHE"}
 
 
-class Launch(Value):
-    """Where and how a run is carried out. Nothing here changes its numbers."""
+class Resources(Value):
+    """Where something is carried out. Nothing here changes its numbers."""
 
-    workers: int = Field(1, ge=1, description="training processes, spread over the nodes of the cluster")
+    workers: int = Field(1, ge=1, description="processes, spread over the nodes of the cluster")
     storage: str = Field(
         "results", description="folder or URL (s3://bucket/lab) that all nodes reach; runs/ is below it"
     )
@@ -43,6 +45,11 @@ class Launch(Value):
         "auto", description="auto: a GPU for each worker where the cluster has them"
     )
     cpus_per_worker: int = Field(1, ge=1, description="CPUs, and torch threads, of each worker")
+
+
+class Launch(Resources):
+    """Where and how a run is trained. Nothing here changes its numbers."""
+
     loader_processes: int = Field(
         0, ge=0, description="processes of each worker that read and augment images; 0: the worker itself"
     )
@@ -63,7 +70,24 @@ class Job(NamedTuple):
     print_config: bool
 
 
-class Command(Launch, Run, BaseSettings):
+FROM_OUTSIDE = SettingsConfigDict(
+    env_prefix="FCN_",
+    env_nested_delimiter="__",
+    cli_avoid_json=True,
+    cli_implicit_flags=True,
+    cli_exit_on_error=False,
+)
+"""The configuration of each command: its fields are settings, from the command line or the environment."""
+
+
+class Settings(BaseSettings):
+    """Base of all commands."""
+
+    aliases: ClassVar[dict[str, str]] = {}
+    """Options of another name than their field."""
+
+
+class Command(Launch, Run, Settings):
     """Train a fully convolutional network, data-parallel over Ray workers. The same command again resumes the same run.
 
     Settings come from the command line, the environment (FCN_OPTIM__LEARNING_RATE=1e-3), a YAML file and the named
@@ -71,13 +95,8 @@ class Command(Launch, Run, BaseSettings):
     former wins. Defaults shown below are those without an experiment: --print-config shows the resolved values.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="FCN_",
-        env_nested_delimiter="__",
-        cli_avoid_json=True,
-        cli_implicit_flags=True,
-        cli_exit_on_error=False,
-    )
+    model_config = FROM_OUTSIDE
+    aliases: ClassVar[dict[str, str]] = {"data": "data.path", "folds": "data.folds"}
     stride_of_job: ClassVar[Stride] = 8
 
     experiment: CliPositionalArg[str] = Field("streets", description=f"one of {', '.join(EXPERIMENTS)}")
@@ -107,20 +126,34 @@ class Command(Launch, Run, BaseSettings):
         return Job(override(run, absolute), launch, self.print_config)
 
 
+_Command = TypeVar("_Command", bound=Settings)
+
+
 def parse(arguments: Sequence[str], stride: Stride) -> Job:
-    """Return the job that a command line asks for, or leave with one line and exit code 2."""
+    """Return the job that a training command line asks for, or leave with one line and exit code 2."""
     command: type[Command] = type(
         "Command", (Command,), {"stride_of_job": stride, "__doc__": Command.__doc__, "__module__": __name__}
     )
     try:
-        _check_environment(os.environ)
-        return command(
-            _cli_parse_args=[_option(argument) for argument in arguments], _cli_prog_name=Path(sys.argv[0]).name
-        ).job()
+        return read(command, arguments).job()
     except ValidationError as error:
         fail(explain(error))
+    except (ValueError, OSError, ImportError) as error:
+        fail(str(error))
+
+
+def read(command: type[_Command], arguments: Sequence[str]) -> _Command:
+    """Return the command with the settings that are given, or leave with one line and exit code 2."""
+    names = [*_names(command), *command.aliases]
+    options = [_option(argument, command.aliases) for argument in arguments]
+    try:
+        # Settings of training may be exported for all commands.
+        _check_environment(os.environ, [*names, *_names(Command)])
+        return command(_cli_parse_args=options, _cli_prog_name=Path(sys.argv[0]).name)
+    except ValidationError as error:
+        fail(explain(error, names))
     except (SettingsError, ValueError, OSError, ImportError) as error:
-        fail(_with_suggestion(str(error)))
+        fail(_with_suggestion(str(error), names))
 
 
 def as_yaml(job: Job) -> str:
@@ -135,13 +168,34 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(USER_ERROR)
 
 
-def explain(error: ValidationError) -> str:
+class RunFailedError(Exception):
+    """The work could not be finished, for no fault in its settings."""
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn what ends a command into one line and an exit code."""
+    try:
+        yield
+    except ValidationError as error:
+        fail(explain(error))
+    except (ValueError, OSError, ImportError, storage.TornError) as error:
+        fail(str(error))
+    except (NonFiniteLossError, RunFailedError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(FAILED) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from what is stored", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+
+
+def explain(error: ValidationError, names: Sequence[str] = ()) -> str:
     """Put a validation error into one line: each setting by its dotted name, what is wrong and what was given."""
     parts = []
     for detail in error.errors():
         place = ".".join(str(part) for part in detail["loc"])
         if detail["type"] == "extra_forbidden":
-            parts.append(f"no setting {place!r}{_nearest(place)}")
+            parts.append(f"no setting {place!r}{_nearest(place, names)}")
             continue
         message = detail["msg"].removeprefix("Value error, ")
         given = "" if isinstance(detail["input"], dict | Value) else f" (given: {detail['input']!r})"
@@ -181,36 +235,40 @@ class _Experiment(PydanticBaseSettingsSource):
         return override(EXPERIMENTS[name](), changes).model_dump()
 
 
-def _option(argument: str) -> str:
-    """Accept dashes for underscores, and --data for --data.path."""
+def _option(argument: str, aliases: Mapping[str, str]) -> str:
+    """Accept dashes for underscores, and other names of options."""
     if not argument.startswith("--"):
         return argument
     name, equals, value = argument[2:].partition("=")
     negative = "no-" if name.startswith("no-") else ""
     name = name.removeprefix("no-").replace("-", "_")
-    return f"--{negative}{'data.path' if name == 'data' else name}{equals}{value}"
+    return f"--{negative}{aliases.get(name, name)}{equals}{value}"
 
 
-def _names() -> list[str]:
-    return [*setting_names(Run()), *Launch.model_fields, "config", "print_config", "data"]
+def _names(group: type[BaseModel], prefix: str = "") -> list[str]:
+    """Return the dotted names of all settings of a command."""
+    names: list[str] = []
+    for name, field in group.model_fields.items():
+        nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        names += _names(field.annotation, f"{prefix}{name}.") if nested else [f"{prefix}{name}"]  # type: ignore[arg-type]
+    return names
 
 
-def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(name, _names(), n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(near)}?" if near else f"; settings are {', '.join(_names())}"
+def _nearest(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; settings are {', '.join(names)}"
 
 
-def _with_suggestion(message: str) -> str:
+def _with_suggestion(message: str, names: Sequence[str]) -> str:
     line = " ".join(message.split()).removeprefix("error parsing CLI: ")
     unknown = re.search(r"unrecognized arguments: --?(\S+)", line)
-    return f"no setting {unknown[1]!r}{_nearest(unknown[1].split('=')[0])}" if unknown else line
+    return f"no setting {unknown[1]!r}{_nearest(unknown[1].split('=')[0], names)}" if unknown else line
 
 
-def _check_environment(environment: Mapping[str, str]) -> None:
-    known = {"FCN_" + name.upper().replace(".", "__") for name in _names()} | {"FCN_EXPERIMENT"} | ENVIRONMENT_ONLY
+def _check_environment(environment: Mapping[str, str], names: Sequence[str]) -> None:
+    known = {"FCN_" + name.upper().replace(".", "__") for name in names} | ENVIRONMENT_ONLY
     groups = {name.split("__")[0] for name in known if "__" in name}
     for variable in environment:
         if variable.startswith("FCN_") and variable.upper() not in known | groups:
-            raise ValueError(
-                f"no setting for the environment variable {variable}{_nearest(variable[4:].lower().replace('__', '.'))}"
-            )
+            near = _nearest(variable[4:].lower().replace("__", "."), names)
+            raise ValueError(f"no setting for the environment variable {variable}{near}")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jobs._cli import Launch
+from jobs._cli import Resources
 
 ROOT = Path(__file__).parents[1]
 """The code that workers need."""
@@ -28,7 +28,7 @@ KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "8000000000", "MALLOC_MMAP_MAX_": "0"}
 
 
 @contextmanager
-def cluster(launch: Launch) -> Iterator[None]:
+def cluster(resources: Resources) -> Iterator[None]:
     """Join the Ray cluster that RAY_ADDRESS names, as in a submitted job; else run a Ray of our own on this machine.
 
     Raises:
@@ -47,7 +47,7 @@ def cluster(launch: Launch) -> Iterator[None]:
             environment |= {"working_dir": str(ROOT)}
         options |= {"address": address, "runtime_env": environment}
     else:
-        cpus = max(os.cpu_count() or 1, launch.workers * launch.cpus_per_worker)
+        cpus = max(os.cpu_count() or 1, resources.workers * resources.cpus_per_worker)
         options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
     try:
         ray.init(**options)
@@ -75,7 +75,7 @@ def environment_variables() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith((*PASSED_ON, *RAY_SETTINGS))}
 
 
-def resources_per_worker(launch: Launch, say: Callable[[str], None]) -> dict[str, float]:
+def resources_per_worker(resources: Resources, say: Callable[[str], None]) -> dict[str, float]:
     """Return what each worker asks of Ray, a GPU among it if the settings or the cluster are so.
 
     Raises:
@@ -84,16 +84,15 @@ def resources_per_worker(launch: Launch, say: Callable[[str], None]) -> dict[str
     import ray
 
     there = ray.cluster_resources()
-    gpu = launch.device == "cuda" or (launch.device == "auto" and there.get("GPU", 0) >= launch.workers)
-    asked: dict[str, float] = {"CPU": launch.cpus_per_worker}
+    gpu = resources.device == "cuda" or (resources.device == "auto" and there.get("GPU", 0) >= resources.workers)
+    asked: dict[str, float] = {"CPU": resources.cpus_per_worker}
     if gpu:
         asked["GPU"] = 1
     for name, amount in asked.items():
-        if there.get(name, 0) >= amount * launch.workers:
+        if there.get(name, 0) >= amount * resources.workers:
             continue
-        lack = (
-            f"{launch.workers} workers ask for {amount * launch.workers:g} {name}, and Ray has {there.get(name, 0):g}"
-        )
+        total = amount * resources.workers
+        lack = f"{resources.workers} workers ask for {total:g} {name}, and Ray has {there.get(name, 0):g}"
         if "RAY_ADDRESS" not in os.environ:
             raise ValueError(f"{lack}: lower workers, or choose device cpu")
         say(f"{lack} now: waiting for nodes")

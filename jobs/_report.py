@@ -7,11 +7,15 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from fcn_core import figures, metrics, storage
+from fcn_core import storage
 from fcn_core.checkpoint import RunFolder, best_epoch
 from fcn_core.data.audit import Audit
 from fcn_core.data.base import Dataset, Subset
-from fcn_core.data.catalogue import open_dataset
+from fcn_core.data.catalogue import open_train_val
+from fcn_core.figures.curves import CurvePoint, curves
+from fcn_core.figures.predictions import PredictionRow, predictions
+from fcn_core.metrics.confusion import confusion
+from fcn_core.metrics.rules import Rule, scores
 from fcn_core.predict import Predictor
 from fcn_core.settings import Run
 from jobs._console import Console, percent
@@ -26,16 +30,14 @@ def report(url: str, audited: Audit, run: Run, console: Console) -> None:
     best = best_epoch(epochs)
     if best is None:
         return
-    val = Subset(open_dataset(run.data, run.data.val_split), audited.val.kept)
-    rule = metrics.rule(len(val.classes))
+    val = Subset(open_train_val(run.data)[1], audited.val.kept)
+    rule = Rule().describe(len(val.classes))
     with tempfile.TemporaryDirectory() as name:
         local = Path(name)
-        points = [
-            figures.CurvePoint(epoch.epoch, epoch.scores.mean_iou or float("nan"), epoch.train_loss) for epoch in epochs
-        ]
-        figures.curves({run.name: points}, local / "validation.png", rule=rule)
+        points = [CurvePoint(epoch.epoch, epoch.scores.mean_iou or float("nan"), epoch.train_loss) for epoch in epochs]
+        curves({run.name: [points]}, local / "validation.png", rule=rule)
         rows = _predictions(folder.best(), val)
-        figures.predictions(rows, val.classes, local / "predictions.png", title=f"{run.name}, epoch {best.epoch}")
+        predictions(rows, val.classes, local / "predictions.png", title=f"{run.name}, epoch {best.epoch}")
         for path in sorted(local.iterdir()):
             storage.write_bytes(storage.join(url, "figures", path.name), path.read_bytes())
     table = Table(
@@ -62,13 +64,13 @@ def _next(url: str, run: Run) -> str:
     return "python jobs/train_fcn32s.py ...  (what the skips are worth); --help (every setting)"
 
 
-def _predictions(checkpoint: str, val: Dataset) -> list[figures.PredictionRow]:
+def _predictions(checkpoint: str, val: Dataset) -> list[PredictionRow]:
     predictor = Predictor.load(checkpoint)
     rows = []
     for index in np.linspace(0, len(val.names) - 1, min(NUM_PREDICTIONS, len(val.names)), dtype=int):
         sample = val.read(int(index))
         labels = predictor.labels(sample.image)
-        matrix = metrics.confusion(labels[None], torch.from_numpy(sample.mask)[None], len(val.classes))[0]
-        caption = f"pixel accuracy {percent(metrics.scores(matrix).pixel_accuracy)}"
-        rows.append(figures.PredictionRow(val.names[int(index)], sample.image, sample.mask, labels.numpy(), caption))
+        matrix = confusion(labels[None], torch.from_numpy(sample.mask)[None], len(val.classes))[0]
+        caption = f"pixel accuracy {percent(scores(matrix).pixel_accuracy)}"
+        rows.append(PredictionRow(val.names[int(index)], sample.image, sample.mask, labels.numpy(), caption))
     return rows

@@ -12,26 +12,21 @@ from typing import Any
 
 import torch
 
-from fcn_core import metrics, storage
+from fcn_core import storage
 from fcn_core.checkpoint import RunFolder
 from fcn_core.data.audit import Audit, audit, class_weights
 from fcn_core.data.base import Dataset
 from fcn_core.data.batches import LoaderSettings, Order
-from fcn_core.data.catalogue import open_dataset
+from fcn_core.data.catalogue import open_train_val
 from fcn_core.fit import Keep, build_network, fit
 from fcn_core.loop import NonFiniteLossError
+from fcn_core.metrics.rules import Rule
 from fcn_core.optim import mean_from_sum
 from fcn_core.settings import Run, Stride
-from jobs._cli import Job, Launch, as_yaml, fail, parse
+from jobs._cli import Job, Launch, RunFailedError, as_yaml, exit_codes, parse
 from jobs._console import Console
 from jobs._ray import KEEP_MEMORY, cluster, environment_variables, resources_per_worker
 from jobs._report import report
-
-FAILED, INTERRUPTED = 1, 130
-
-
-class RunFailedError(Exception):
-    """The run could not be finished, for no fault in its settings."""
 
 
 def main(stride: Stride) -> None:
@@ -40,17 +35,8 @@ def main(stride: Stride) -> None:
     if job.print_config:
         print(as_yaml(job), end="")
         return
-    try:
-        with Console() as console:
-            report(*run_job(job, console), job.run, console)
-    except (ValueError, OSError, ImportError, storage.TornError) as error:
-        fail(str(error))
-    except (NonFiniteLossError, RunFailedError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(FAILED) from None
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+    with exit_codes(), Console() as console:
+        report(*run_job(job, console), job.run, console)
 
 
 def run_job(job: Job, console: Console) -> tuple[str, Audit]:
@@ -77,7 +63,7 @@ def run_job(job: Job, console: Console) -> tuple[str, Audit]:
 
 def _check(run: Run, launch: Launch, console: Console) -> Audit:
     """Let everything that can fail from settings and data alone fail now, before any worker starts."""
-    train, val = open_dataset(run.data, run.data.train_split), open_dataset(run.data, run.data.val_split)
+    train, val = open_train_val(run.data)
     Order(run.seed, len(train.names), run.optim.batch_size, run.optim.accumulate, 0, launch.workers).check()
     audited = audit(
         train, val, run.data.audit, progress=lambda done, of: console.count("auditing data, sample", done, of)
@@ -102,7 +88,7 @@ def _describe(run: Run, train: Dataset, audited: Audit, console: Console) -> Non
         f"FCN-{run.model.stride}s on {run.model.trunk}, {millions:.1f} M parameters; "
         f"{len(audited.train.kept)} training and {len(audited.val.kept)} validation samples"
     )
-    console.say(f"scores are over {metrics.rule(len(train.classes))}")
+    console.say(f"scores are over {Rule().describe(len(train.classes))}")
     weights = class_weights(audited.train, run.loss.class_weights)
     if run.loss.class_weights != "none":
         both = zip(train.classes.names, weights, strict=True)
@@ -130,7 +116,7 @@ def _write_run(folder: RunFolder, run: Run, audited: Audit) -> None:
         {
             "run_id": run.run_id,
             "settings": run.model_dump(mode="json"),
-            "rule": metrics.rule(len(audited.train.class_pixels)),
+            "rule": Rule().describe(len(audited.train.class_pixels)),
             "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "audit": audited.model_dump(mode="json"),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fcn_core import storage
 from fcn_core.checkpoint import CARD, STATE, WEIGHTS, Card, Epoch, RunFolder, best_epoch, find, load, load_weights
-from fcn_core.metrics import Scores
+from fcn_core.metrics.rules import Scores
 from fcn_core.models.fcn import FCN
 from fcn_core.settings import Classes, Model
 

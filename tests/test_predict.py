@@ -12,7 +12,7 @@ from fcn_core.compute import Numerics, decide
 from fcn_core.data.transforms import resize_image
 from fcn_core.models.fcn import FCN
 from fcn_core.models.preprocessing import preprocess
-from fcn_core.predict import Predictor
+from fcn_core.predict import TTA_ZOOMS, Inference, Predictor
 from fcn_core.settings import Classes, Compute, Model
 
 MODEL = Model(trunk="vgg16_bn", width=0.05, fc_channels=8, dropout=0.5)
@@ -91,3 +91,59 @@ def test_a_run_is_loaded_with_the_scale_and_precision_of_its_best_checkpoint(tmp
         assert torch.equal(scores, expected.scores(image(33, 47)))
     in_fp32 = Predictor(network(2), CLASSES, MODEL, 0.5, numerics()).scores(image(33, 47))
     assert torch.equal(Predictor.load(folder.url).scores(image(33, 47)), in_fp32) == (not bf16)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"stride": 32}, {"trunk": "resnet18"}, {"trunk": "vgg16", "geometry": "reference"}]
+)
+def test_tiles_give_the_scores_of_the_whole_image(changes: dict[str, object]) -> None:
+    """In float64, where the order of sums inside a convolution does not show."""
+    model = Model.model_validate(MODEL.model_dump() | changes)
+    torch.manual_seed(1)
+    tiled = FCN(model, len(CLASSES)).double().eval()
+    for parameter in tiled.scores.parameters():
+        nn.init.normal_(parameter)
+    ours = Predictor(tiled, CLASSES, model, 1.0, numerics())
+    pixels = torch.rand(1, 3, 701, 649, dtype=torch.float64)
+    with torch.inference_mode():
+        whole, pieces = tiled(pixels), ours._tiled(pixels, 256)
+    assert whole.std() > 0
+    torch.testing.assert_close(pieces.double(), whole, rtol=0, atol=float(whole.abs().max()) * 1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_tiles_give_the_labels_of_the_whole_image(scale: float) -> None:
+    large = np.ascontiguousarray(image(128, 128).repeat(5, 0).repeat(5, 1)[:, :600])
+    whole, pieces = (predictor(scale).labels(large, Inference(tile=tile)) for tile in (None, 128))
+    assert len(whole.unique()) > 1
+    assert (whole == pieces).double().mean() > 0.9999
+
+
+def test_less_than_the_reach_around_a_tile_would_not_do() -> None:
+    ours = predictor()
+    pixels = torch.rand(1, 3, 640, 640)
+    with torch.inference_mode():
+        whole = ours.network.eval()(pixels)
+        ours.network.reach -= 64
+        assert not torch.allclose(ours._tiled(pixels, 64), whole, rtol=0, atol=float(whole.abs().max()) * 1e-6)
+
+
+def test_test_time_augmentation_is_the_mean_of_the_views_probabilities() -> None:
+    ours, picture = predictor(), image(64, 96)
+    views = []
+    for zoom in TTA_ZOOMS:
+        zoomed = Predictor(network(), CLASSES, MODEL, zoom, numerics())
+        views += [zoomed.scores(picture).softmax(0)]
+        views += [zoomed.scores(np.ascontiguousarray(picture[:, ::-1])).softmax(0).flip(-1)]
+    expected = torch.stack(views).mean(0)
+    scores = ours.scores(picture, Inference(tta=True))
+    torch.testing.assert_close(scores.softmax(0), expected)
+    torch.testing.assert_close(scores.exp().sum(0), torch.ones(64, 96))
+    mirrored = ours.scores(np.ascontiguousarray(picture[:, ::-1]), Inference(tta=True))
+    torch.testing.assert_close(mirrored.flip(-1), scores)
+
+
+@pytest.mark.parametrize("tile", [0, 16, 100])
+def test_tiles_are_multiples_of_the_coarsest_stride(tile: int) -> None:
+    with pytest.raises(ValueError, match="tile"):
+        Inference(tile=tile)

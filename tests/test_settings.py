@@ -22,6 +22,8 @@ OTHERS: dict[str, Any] = {
     "data.path": "there",
     "data.train_split": "trainval",
     "data.val_split": "test",
+    "data.folds": 5,
+    "data.fold": 2,
     "data.scale": 0.5,
     "data.crop": (64, 32),
     "data.zoom": (0.5, 2.0),
@@ -126,7 +128,9 @@ def test_every_setting_is_described() -> None:
 
 
 def test_run_id_changes_with_every_setting() -> None:
-    ids = {BASE.run_id, *(override(BASE, {name: value}).run_id for name, value in OTHERS.items())}
+    # A fold is one of several: it cannot be set alone.
+    changes = [{name: value} | ({"data.folds": 3} if name == "data.fold" else {}) for name, value in OTHERS.items()]
+    ids = {BASE.run_id, *(override(BASE, change).run_id for change in changes)}
     assert len(ids) == 1 + len(OTHERS)
 
 

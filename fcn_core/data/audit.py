@@ -13,10 +13,11 @@ from pydantic import Field
 
 from fcn_core.data import findings as find
 from fcn_core.data.base import Dataset
-from fcn_core.data.findings import Finding, Seen, Split
+from fcn_core.data.findings import Finding, Seen
 from fcn_core.settings import Value
 
 Policy = Literal["fail", "leave_out", "warn"]
+Progress = Callable[[int, int], None]
 _SHOWN = 20
 
 
@@ -60,7 +61,7 @@ class AuditError(ValueError):
         return "\n  ".join(lines)
 
 
-def audit(train: Dataset, val: Dataset, policy: Policy, progress: Callable[[int, int], None] | None = None) -> Audit:
+def audit(train: Dataset, val: Dataset, policy: Policy, progress: Progress | None = None) -> Audit:
     """Look at every sample once; say what is wrong and which samples to use.
 
     Args:
@@ -73,20 +74,38 @@ def audit(train: Dataset, val: Dataset, policy: Policy, progress: Callable[[int,
     Raises:
         AuditError: there are errors and the policy is "fail", or a set has no labelled pixels left.
     """
-    seen_train, seen_val = _look_at_all(train, val, progress)
+    num_train = len(train.names)
+    seen = _look_at_all([("train", train), ("val", val)], progress)
+    seen_train, seen_val = seen[:num_train], seen[num_train:]
     twins = find.twins(seen_train, seen_val)
     train_audit = _summary(train, seen_train, _kept(seen_train, policy, twins))
     val_audit = _summary(val, seen_val, _kept(seen_val, policy, ()))
     found = [
-        *(finding for seen in (*seen_train, *seen_val) for finding in seen.findings),
+        *(finding for one in seen for finding in one.findings),
+        *find.unpaired("train", train),
+        *find.unpaired("val", val),
         *find.between(train, val, seen_train, seen_val),
         *_emptiness("train", train_audit),
         *_emptiness("val", val_audit),
     ]
-    kinds = {finding.kind for finding in found if finding.severity == "error"}
-    if "empty_set" in kinds or (kinds and policy == "fail"):
-        raise AuditError(found)
+    _stop_at_errors(found, policy)
     return Audit(findings=tuple(found), train=train_audit, val=val_audit)
+
+
+def audit_split(
+    split: str, dataset: Dataset, policy: Policy, progress: Progress | None = None
+) -> tuple[tuple[Finding, ...], SplitAudit]:
+    """Look at every sample of one set once, as `audit` does, and return what was found and which samples to use.
+
+    Raises:
+        AuditError: there are errors and the policy is "fail", or the set has no labelled pixels left.
+    """
+    seen = _look_at_all([(split, dataset)], progress)
+    summary = _summary(dataset, seen, _kept(seen, policy, ()))
+    found = [finding for one in seen for finding in one.findings]
+    found += [*find.unpaired(split, dataset), *_emptiness(split, summary)]
+    _stop_at_errors(found, policy)
+    return tuple(found), summary
 
 
 def class_weights(split: SplitAudit, rule: Literal["none", "median_frequency", "enet"]) -> tuple[float, ...]:
@@ -108,22 +127,22 @@ def class_weights(split: SplitAudit, rule: Literal["none", "median_frequency", "
     return tuple(middle / frequency if frequency else 0.0 for frequency in frequencies)
 
 
-def _look_at_all(
-    train: Dataset, val: Dataset, progress: Callable[[int, int], None] | None
-) -> tuple[list[Seen], list[Seen]]:
-    num_train, num_all = len(train.names), len(train.names) + len(val.names)
-
-    def look(index: int) -> Seen:
-        return find.look("train", train, index) if index < num_train else find.look("val", val, index - num_train)
-
+def _look_at_all(sets: Sequence[tuple[str, Dataset]], progress: Progress | None) -> list[Seen]:
+    samples = [(split, dataset, index) for split, dataset in sets for index in range(len(dataset.names))]
     seen: list[Seen] = []
     # Threads, since decoding and hashing release the GIL, and most of the time over a network is waiting.
     with ThreadPoolExecutor() as pool:
-        for one in pool.map(look, range(num_all)):
+        for one in pool.map(lambda sample: find.look(*sample), samples):
             seen.append(one)
             if progress:
-                progress(len(seen), num_all)
-    return seen[:num_train], seen[num_train:]
+                progress(len(seen), len(samples))
+    return seen
+
+
+def _stop_at_errors(found: Sequence[Finding], policy: Policy) -> None:
+    kinds = {finding.kind for finding in found if finding.severity == "error"}
+    if "empty_set" in kinds or (kinds and policy == "fail"):
+        raise AuditError(found)
 
 
 def _kept(samples: Sequence[Seen], policy: Policy, duplicates: Collection[int]) -> tuple[int, ...]:
@@ -154,7 +173,7 @@ def _summary(dataset: Dataset, samples: Sequence[Seen], kept: tuple[int, ...]) -
     )
 
 
-def _emptiness(split: Split, summary: SplitAudit) -> list[Finding]:
+def _emptiness(split: str, summary: SplitAudit) -> list[Finding]:
     if not summary.kept:
         return [
             find.error(split, "the set", "empty_set", f"is empty: 0 of its {summary.num_samples} samples can be used")

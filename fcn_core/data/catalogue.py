@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from fcn_core.data.base import Dataset
 from fcn_core.data.files import camvid, folder, sbd, voc
+from fcn_core.data.folds import fold_of
 from fcn_core.data.streets import StreetScenes
 from fcn_core.settings import Data
 
@@ -25,3 +26,25 @@ def open_dataset(data: Data, split: str) -> Dataset:
         ValueError: what describes the data set cannot be used.
     """
     return OPENERS[data.kind](data, split)
+
+
+def open_train_val(data: Data) -> tuple[Dataset, Dataset]:
+    """Open what to train and to validate on: two splits, or the parts of a fold.
+
+    Raises:
+        FileNotFoundError: as `open_dataset`.
+        ValueError: as `open_dataset`, or there are fewer sequences than folds.
+    """
+    train, val = open_dataset(data, data.train_split), open_dataset(data, data.val_split)
+    return (train, val) if data.folds is None else fold_of(train, val, data.folds, data.fold or 0)
+
+
+def open_split(data: Data, split: str) -> Dataset:
+    """Open "train" or "val", what a run trains and validates on; or any other split of its data.
+
+    Raises:
+        FileNotFoundError: as `open_dataset`.
+        ValueError: as `open_train_val`.
+    """
+    parts = {"train": 0, "val": 1}
+    return open_train_val(data)[parts[split]] if split in parts else open_dataset(data, split)

@@ -16,7 +16,6 @@ from fcn_core.data.decode import SampleError
 from fcn_core.data.files import FileDataset, size_trouble
 from fcn_core.settings import VOID, Value
 
-Split = Literal["train", "val"]
 Error = Literal["unpaired", "unreadable", "format", "size", "label", "orientation", "duplicate", "empty_set"]
 Notice = Literal["void_only", "near_duplicate", "sequence"]
 
@@ -32,7 +31,7 @@ _T = TypeVar("_T")
 class Finding(Value):
     """One thing that is wrong, or worth knowing."""
 
-    split: Split
+    split: str
     file: str = Field(description="URL; or the name of a sample or a sequence, where that is what is meant")
     kind: Error | Notice
     reason: str
@@ -63,17 +62,17 @@ class Seen(NamedTuple):
     """None where image and mask cannot be used together."""
 
 
-def error(split: Split, file: str, kind: Error, reason: str) -> Finding:
+def error(split: str, file: str, kind: Error, reason: str) -> Finding:
     """Return a finding on which policies act."""
     return Finding(split=split, file=file, kind=kind, reason=reason, severity="error")
 
 
-def notice(split: Split, file: str, kind: Notice, reason: str) -> Finding:
+def notice(split: str, file: str, kind: Notice, reason: str) -> Finding:
     """Return a finding that changes nothing."""
     return Finding(split=split, file=file, kind=kind, reason=reason, severity="notice")
 
 
-def look(split: Split, dataset: Dataset, index: int) -> Seen:
+def look(split: str, dataset: Dataset, index: int) -> Seen:
     """Decode one sample and say all that is wrong with it alone. Safe to call from several threads."""
     if isinstance(dataset, FileDataset):
         return _look_at_files(split, dataset, index)
@@ -87,7 +86,7 @@ def look(split: Split, dataset: Dataset, index: int) -> Seen:
     return Seen(tuple(found), _facts(image, mask, len(dataset.classes), (image.tobytes(), mask.tobytes())))
 
 
-def _look_at_files(split: Split, dataset: FileDataset, index: int) -> Seen:
+def _look_at_files(split: str, dataset: FileDataset, index: int) -> Seen:
     found: list[Finding] = []
     image = _attempt(split, dataset.image, index, found)
     mask = _attempt(split, dataset.mask, index, found)
@@ -107,7 +106,7 @@ def _look_at_files(split: Split, dataset: FileDataset, index: int) -> Seen:
     return Seen(tuple(found), facts)
 
 
-def _attempt(split: Split, read: Callable[[int], _T], index: int, found: list[Finding]) -> _T | None:
+def _attempt(split: str, read: Callable[[int], _T], index: int, found: list[Finding]) -> _T | None:
     try:
         return read(index)
     except SampleError as trouble:
@@ -115,7 +114,7 @@ def _attempt(split: Split, read: Callable[[int], _T], index: int, found: list[Fi
         return None
 
 
-def _label_findings(split: Split, file: str, labels: NDArray[np.uint8], num_classes: int, void: int) -> list[Finding]:
+def _label_findings(split: str, file: str, labels: NDArray[np.uint8], num_classes: int, void: int) -> list[Finding]:
     counts = np.bincount(labels.ravel(), minlength=256)
     counts[[void, VOID]] = 0
     outside = {label: int(counts[label]) for label in range(num_classes, 256) if counts[label]}
@@ -145,10 +144,8 @@ def _facts(image: NDArray[np.uint8], mask: NDArray[np.uint8], num_classes: int, 
 
 
 def between(train: Dataset, val: Dataset, seen_train: Sequence[Seen], seen_val: Sequence[Seen]) -> list[Finding]:
-    """Find what is wrong beyond single samples: partners that are missing, and what the sets have in common."""
+    """Find what two sets have in common that they should not."""
     return [
-        *_unpaired("train", train),
-        *_unpaired("val", val),
         *_duplicates(train, val, twins(seen_train, seen_val)),
         *_near_duplicates(train, val, seen_train, seen_val),
         *_sequences(train, val),
@@ -165,7 +162,8 @@ def twins(train: Sequence[Seen], val: Sequence[Seen]) -> dict[int, int]:
     }
 
 
-def _unpaired(split: Split, dataset: Dataset) -> list[Finding]:
+def unpaired(split: str, dataset: Dataset) -> list[Finding]:
+    """Name the files that lack their partner."""
     pairs = dataset.unpaired if isinstance(dataset, FileDataset) else ()
     return [error(split, file, "unpaired", f"lacks its partner {lacks}") for file, lacks in pairs]
 

@@ -5,6 +5,8 @@ FCN-8s one more from pool3. Layers bear the names of the paper; for a ResNet tru
 layer2.
 """
 
+import math
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -56,7 +58,10 @@ class FCN(nn.Module):
         self.upscores[f"upscore{settings.stride}"] = bilinear_upsampling(
             num_classes, shape, learned=settings.upsampling == "learned"
         )
-        self.crops[1] = crop_offset(coarse.upsampled(shape.kernel, shape.factor, shape.padding), PIXELS)
+        fine = coarse.upsampled(shape.kernel, shape.factor, shape.padding)
+        self.crops[1] = crop_offset(fine, PIXELS)
+        self.reach = math.ceil((fine.field - 1) / 2)
+        """Pixels: a score depends on no pixel of the image farther away, along either axis."""
 
     def forward(self, images: Tensor, seeds: Tensor | None = None) -> Tensor:
         """Map images (N, 3, H, W) to scores (N, classes, H, W); int64 `seeds` (N,) decide what dropout drops."""

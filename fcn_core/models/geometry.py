@@ -11,19 +11,22 @@ from torch import Tensor, nn
 
 
 class Grid(NamedTuple):
-    """Centres of the units of a feature map, in pixels of the image."""
+    """Centres of the units of a feature map, and how much of the image they see, in pixels of the image."""
 
     stride: float
     offset: float
+    field: float = 1.0
+    """Side of the receptive field, whose middle is the centre of the unit."""
 
     def convolved(self, kernel: int, stride: int, padding: int) -> Self:
         """Return the grid after a convolution or pooling."""
-        return type(self)(self.stride * stride, self.offset + self.stride * ((kernel - 1) / 2 - padding))
+        offset = self.offset + self.stride * ((kernel - 1) / 2 - padding)
+        return type(self)(self.stride * stride, offset, self.field + self.stride * (kernel - 1))
 
     def upsampled(self, kernel: int, stride: int, padding: int) -> Self:
-        """Return the grid after a transposed convolution."""
+        """Return the grid after a transposed convolution; its field is that of the unit that sees most."""
         fine = self.stride / stride
-        return type(self)(fine, self.offset - fine * ((kernel - 1) / 2 - padding))
+        return type(self)(fine, self.offset - fine * ((kernel - 1) / 2 - padding), self.field + fine * (kernel - 1))
 
     def after(self, layers: Iterable[nn.Module]) -> Self:
         """Return the grid after convolutions and poolings in their order; other layers keep it."""

@@ -3,7 +3,7 @@ import torch
 
 from fcn_core.checkpoint import Epoch
 from fcn_core.loop import Progress
-from fcn_core.metrics import scores
+from fcn_core.metrics.rules import scores
 from jobs import _console
 from jobs._console import Console, percent
 

@@ -45,11 +45,13 @@ def test_same_padding_needs_no_crop(trunk: Trunk, stride: int) -> None:
 
 
 def test_the_grids_of_the_trunks_are_known() -> None:
-    assert built(Model()).trunk.grids == {8: Grid(8, 3.5), 16: Grid(16, 7.5), 32: Grid(32, 15.5)}
+    assert built(Model()).trunk.grids == {8: Grid(8, 3.5, 44), 16: Grid(16, 7.5, 100), 32: Grid(32, 15.5, 404)}
     reference = built(Model(geometry="reference")).trunk.grids
-    assert reference == {8: Grid(8, -95.5), 16: Grid(16, -91.5), 32: Grid(32, 12.5)}
+    assert reference == {8: Grid(8, -95.5, 44), 16: Grid(16, -91.5, 100), 32: Grid(32, 12.5, 404)}
+    fields = {"resnet18": (99, 211, 435), "resnet34": (179, 547, 899), "resnet50": (91, 267, 427)}
     for trunk in TRUNKS[2:]:
-        assert built(Model(trunk=trunk)).trunk.grids == {stride: Grid(stride, 0) for stride in (8, 16, 32)}
+        grids = {stride: Grid(stride, 0, field) for stride, field in zip((8, 16, 32), fields[trunk], strict=True)}
+        assert built(Model(trunk=trunk)).trunk.grids == grids
 
 
 LAYER = st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(0, 2))
@@ -74,6 +76,7 @@ def test_a_unit_lies_in_the_middle_of_the_pixels_that_it_sees(layers: list[tuple
     grid = PIXELS.after(convolutions)
     centres = [grid.stride * unit + grid.offset for unit in (row, column)]
     assert centres == ((first + last) / 2).tolist()
+    assert [grid.field] * 2 == (last - first + 1).tolist()
 
 
 @settings(deadline=None, max_examples=60)
@@ -101,7 +104,7 @@ def test_aligned_upsampling_reaches_the_fine_grid_or_says_that_it_cannot(
             aligned_upsampling(coarse, fine)
         return
     shape = aligned_upsampling(coarse, fine)
-    assert coarse.upsampled(shape.kernel, shape.factor, shape.padding) == fine
+    assert coarse.upsampled(shape.kernel, shape.factor, shape.padding)[:2] == fine[:2]
     assert shape.kernel == 2 * factor - (half_units % 2 == 0)
     layer = nn.ConvTranspose2d(1, 1, shape.kernel, shape.factor, shape.padding, shape.output_padding)
     assert layer(torch.zeros(1, 1, 3, 5)).shape == (1, 1, 3 * factor, 5 * factor)

@@ -1,16 +1,24 @@
-import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from matplotlib.figure import Figure
 
-from fcn_core.figures import ERROR, CurvePoint, Pixels, PredictionRow, colourise, curves, error_map, predictions
+from fcn_core.figures.predictions import (
+    ERROR,
+    FALSE_ALARM,
+    PredictionRow,
+    class_error_map,
+    colourise,
+    dimmed,
+    error_map,
+    predictions,
+)
 from fcn_core.settings import VOID, Classes
+from tests.figures.looking import Pixels, assert_readable, read, words
 
 CLASSES = Classes(names=("_background_", "$a$ road", "sky"), colours=((10, 20, 30), (128, 64, 128), (70, 130, 180)))
-RUN = [CurvePoint(1, 0.2, 1.5), CurvePoint(2, 0.4, 0.9), CurvePoint(3, 0.35, 0.7)]
 
 
 def row(height: int = 96, width: int = 128, name: str = "street") -> PredictionRow:
@@ -22,11 +30,6 @@ def row(height: int = 96, width: int = 128, name: str = "street") -> PredictionR
     prediction = np.roll(truth, 5, axis=0)
     prediction[prediction == VOID] = 0
     return PredictionRow(name, image, truth, prediction, "pixel accuracy 0.900")
-
-
-def read(path: Path) -> Pixels:
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"))
 
 
 def enlarged(panel: Pixels, factor: int) -> Pixels:
@@ -92,26 +95,58 @@ def test_shapes_that_differ_are_refused_by_name(tmp_path: Path) -> None:
 def test_threads_draw_the_same_bytes(tmp_path: Path) -> None:
     def draw(index: int) -> bytes:
         path = tmp_path / f"{index}.png"
-        curves({"FCN-32s": RUN, "FCN-8s": RUN[:2]}, path, rule="over all labelled pixels")
-        one = path.read_bytes()
-        predictions([row(), row(64, 32)], CLASSES, path)
-        return one + path.read_bytes()
+        predictions([row(), row(64, 32)], CLASSES, path, highlight=1)
+        return path.read_bytes()
 
     with ThreadPoolExecutor(3) as threads:
         assert len({draw(0), *threads.map(draw, range(1, 4))}) == 1
 
 
-@pytest.mark.parametrize(
-    "points",
-    [
-        [],
-        RUN[:1],
-        [CurvePoint(1, math.nan, math.inf)],
-        [CurvePoint(1, math.nan, 1.0), *RUN[1:], CurvePoint(4, math.nan, math.nan)],
-    ],
-)
-def test_short_and_unmeasured_runs_are_drawn(tmp_path: Path, points: list[CurvePoint]) -> None:
-    curves({"_run $1$": points}, tmp_path / "curves.png")
-    curves({"_run $1$": points, **{f"run {index}": RUN for index in range(24)}}, tmp_path / "many.png")
-    assert read(tmp_path / "curves.png").shape[1] == 1600
-    assert len(read(tmp_path / "many.png")) > len(read(tmp_path / "curves.png")), "the key has more rows"
+def test_misses_and_false_alarms_of_a_class_differ_and_other_errors_are_not_painted() -> None:
+    image = np.full((2, 3, 3), 255, np.uint8)
+    truth = np.array([[1, 1, VOID], [2, 2, 0]], np.uint8)
+    prediction = np.array([[1, 0, 1], [1, VOID, 2]], np.uint8)
+    errors = class_error_map(image, truth, prediction, 1)
+    assert (errors == ERROR).all(axis=-1).tolist() == [[False, True, False], [False, False, False]]
+    assert (errors == FALSE_ALARM).all(axis=-1).tolist() == [[False, False, False], [True, False, False]]
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (128, 0, 0), (128, 128, 128), (192, 192, 128), (255, 255, 255)])
+def test_the_highlighted_class_keeps_its_colour_and_stands_out(colour: tuple[int, int, int]) -> None:
+    others = ((0, 0, 0), (128, 64, 128), (70, 130, 180), (255, 255, 255))
+    shades = dimmed(Classes(names=("it", "a", "b", "c", "d"), colours=(colour, *others)), 0).colours
+    assert shades[0] == colour
+    assert len(set(shades[1:])) == 4, "the others can still be told apart"
+    for shade in shades[1:]:
+        assert max(shade) - min(shade) < 30, "grey"
+        assert np.abs(np.subtract(shade, colour)).max() > 40, "far from the highlighted class"
+
+
+def test_a_sheet_of_one_class_dims_the_others_and_says_what_the_colours_mean(
+    tmp_path: Path, saved: list[Figure]
+) -> None:
+    one = row()
+    predictions([one], CLASSES, tmp_path / "sheet.png", highlight=1)
+    sheet = read(tmp_path / "sheet.png")
+    panels = [enlarged(panel, 3) for panel in one[1:4]]
+    unit = 384 / 188
+    assert shows(sheet, colourise(panels[1], dimmed(CLASSES, 1)), round(208 * unit))
+    assert shows(sheet, class_error_map(panels[0], panels[1], panels[2], 1), round(600 * unit))
+    assert "road: missed" in words(saved[-1])
+    assert "road: false alarm" in words(saved[-1])
+    assert_readable(saved[-1])
+
+
+def test_a_class_that_is_not_there_cannot_be_highlighted(tmp_path: Path) -> None:
+    for label in (-1, 3):
+        with pytest.raises(ValueError, match=f"highlight {label} is none of the 3 classes"):
+            predictions([row()], CLASSES, tmp_path / "sheet.png", highlight=label)
+
+
+def test_a_key_of_21_classes_is_readable(tmp_path: Path, saved: list[Figure]) -> None:
+    names = tuple(f"class {index} with a longer name" for index in range(21))
+    many = Classes(names=names, colours=((0, 0, 0),) * 21)
+    labels = np.arange(21, dtype=np.uint8).repeat(21).reshape(21, 21)
+    sheet = PredictionRow("all", np.zeros((21, 21, 3), np.uint8), labels, labels.T.copy())
+    predictions([sheet], many, tmp_path / "sheet.png", title="21 classes", highlight=20)
+    assert_readable(saved[-1])

@@ -9,11 +9,11 @@ from sklearn import metrics as sklearn
 from torch import Tensor
 from torchmetrics.functional import classification
 
-from fcn_core.metrics import Scores, confusion, rule, scores
+from fcn_core.metrics.confusion import confusion
+from fcn_core.metrics.rules import RULES, Rule, Scores, resampled_iou, scores
 from fcn_core.settings import VOID
 
 CLASSES = 5
-Masks = NDArray[np.uint8]
 
 
 def random_labels(seed: int, void: bool) -> Tensor:
@@ -33,17 +33,8 @@ def truth() -> Tensor:
 
 
 def of(*rows: list[int]) -> Scores:
-    return scores(torch.tensor(rows))
-
-
-def test_confusion_is_that_of_scikit_learn_and_torchmetrics(predicted: Tensor, truth: Tensor) -> None:
-    ours = confusion(predicted, truth, CLASSES)
-    for image, one, other in zip(ours, predicted, truth, strict=True):
-        labelled = other != VOID
-        theirs = sklearn.confusion_matrix(other[labelled], one[labelled], labels=range(CLASSES))
-        assert image.tolist() == theirs.tolist()
-    theirs = classification.multiclass_confusion_matrix(predicted.int(), truth.int(), CLASSES, ignore_index=VOID)
-    assert ours.sum(0).tolist() == theirs.tolist()
+    """Return the scores of a matrix without void."""
+    return scores([*rows, [0] * len(rows)])
 
 
 def test_scores_are_those_of_scikit_learn_and_torchmetrics(predicted: Tensor, truth: Tensor) -> None:
@@ -97,13 +88,6 @@ def test_a_class_that_is_never_predicted_counts_as_0() -> None:
     assert found.mean_iou == 0.375
 
 
-def test_void_pixels_are_not_counted(predicted: Tensor, truth: Tensor) -> None:
-    counted = confusion(predicted, truth, CLASSES)
-    assert counted.sum((1, 2)).tolist() == (truth != VOID).sum((1, 2)).tolist()
-    others = predicted.where(truth != VOID, CLASSES - 1 - predicted)
-    assert torch.equal(confusion(others, truth, CLASSES), counted)
-
-
 def test_without_a_labelled_pixel_there_are_no_scores(predicted: Tensor) -> None:
     found = scores(confusion(predicted, torch.full_like(predicted, VOID), CLASSES).sum(0))
     assert found == Scores(
@@ -120,42 +104,13 @@ def test_without_a_labelled_pixel_there_are_no_scores(predicted: Tensor) -> None
     assert Scores.model_validate_json(found.model_dump_json()) == found
 
 
-MASKS = arrays.array_shapes(min_dims=3, max_dims=3, max_side=5).flatmap(
-    lambda shape: st.tuples(
-        arrays.arrays(np.uint8, shape, elements=st.integers(0, CLASSES - 1)),
-        arrays.arrays(np.uint8, shape, elements=st.integers(0, CLASSES - 1) | st.just(VOID)),
-    )
-)
-
-
-@given(MASKS)
-@settings(deadline=None)
-def test_matrices_of_images_add_up_to_that_of_the_whole(pair: tuple[Masks, Masks]) -> None:
-    predicted, truth = map(torch.from_numpy, pair)
-    whole = confusion(predicted.reshape(1, 1, -1), truth.reshape(1, 1, -1), CLASSES)[0]
-    assert torch.equal(confusion(predicted, truth, CLASSES).sum(0), whole)
-
-
 @given(arrays.arrays(np.int64, (CLASSES, CLASSES), elements=st.integers(0, 9)), st.permutations(range(CLASSES)))
 @settings(deadline=None)
 def test_the_order_of_classes_does_not_matter(matrix: NDArray[np.int64], order: list[int]) -> None:
-    before, after = (scores(torch.from_numpy(each)) for each in (matrix, matrix[np.ix_(order, order)]))
+    before, after = (of(*each.tolist()) for each in (matrix, matrix[np.ix_(order, order)]))
     for name, value in before.model_dump().items():
         expected = tuple(value[label] for label in order) if isinstance(value, tuple) else value
         assert getattr(after, name) == pytest.approx(expected), name
-
-
-def test_shapes_that_differ_are_refused(predicted: Tensor, truth: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"prediction of shape \(3, 17, 11\) but truth of shape \(2, 17, 11\)"):
-        confusion(predicted, truth[:2], CLASSES)
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
-def test_labels_of_any_integer_type_are_counted_in_int64(dtype: torch.dtype) -> None:
-    labels = torch.tensor([[[254, 0]], [[100, 254]]]).to(dtype)
-    counted = confusion(labels, labels, VOID)
-    assert counted.dtype == torch.int64
-    assert counted.nonzero().tolist() == [[0, 0, 0], [0, 254, 254], [1, 100, 100], [1, 254, 254]]
 
 
 def test_large_counts_do_not_overflow() -> None:
@@ -166,5 +121,81 @@ def test_large_counts_do_not_overflow() -> None:
     assert found.pixel_accuracy == pytest.approx(0.9)
 
 
+MATRICES = arrays.arrays(np.int64, (6, 4, 3), elements=st.integers(0, 9))
+
+
+@given(MATRICES, st.sampled_from(sorted(RULES)))
+@settings(deadline=None)
+def test_under_every_rule_scores_are_shares_and_better_predictions_score_no_less(
+    matrices: NDArray[np.int64], name: str
+) -> None:
+    before = scores(matrices, RULES[name]).mean_iou
+    assert before is None or 0 <= before <= 1
+    better = matrices.copy()
+    better[0, 0, 0] += better[0, 0, 1]
+    better[0, 0, 1] = 0
+    after = scores(better, RULES[name])
+    if RULES[name].average == "pixels" and before is not None:
+        assert after.mean_iou is not None
+        assert after.mean_iou >= before - 1e-12
+    if after.pixel_accuracy is not None and RULES[name].over == "set":
+        assert after.pixel_accuracy >= (scores(matrices, RULES[name]).pixel_accuracy or 0) - 1e-12
+
+
+@given(MATRICES)
+@settings(deadline=None)
+def test_rules_agree_where_they_must(matrices: NDArray[np.int64]) -> None:
+    """One image, no void: then only the micro average differs."""
+    one = matrices[:1].copy()
+    one[:, -1] = 0
+    one[0, range(3), range(3)] += 1
+    found = {name: scores(one, rule).mean_iou for name, rule in RULES.items() if name != "micro"}
+    assert max(found.values()) == pytest.approx(min(found.values()))  # type: ignore[type-var]
+
+
+def test_rules_by_hand() -> None:
+    """Two images, two classes; the second image has one class and two void pixels."""
+    matrices = [[[3, 1], [2, 4], [0, 0]], [[5, 1], [0, 0], [0, 2]]]
+    expected = {
+        "set": (8 / 12 + 4 / 8) / 2,
+        "void_false_positive": (8 / 12 + 4 / 10) / 2,
+        "void_class": (8 / 12 + 4 / 10 + 0) / 3,
+        "per_batch": (8 / 12 + 4 / 8) / 2,
+        "per_image": ((3 / 6 + 4 / 7) / 2 + (5 / 6 + 0) / 2) / 2,
+        "per_image_absent_zero": ((3 / 6 + 4 / 7) / 2 + (5 / 6 + 0) / 2) / 2,
+        "per_image_absent_one": ((3 / 6 + 4 / 7) / 2 + (5 / 6 + 0) / 2) / 2,
+        "micro": 12 / 20,
+    }
+    for name, value in expected.items():
+        assert scores(matrices, RULES[name]).mean_iou == pytest.approx(value), name
+
+
+def test_what_an_absent_class_scores_by_hand() -> None:
+    """The second image has one of the two classes only, and only that is predicted."""
+    matrices = [[[3, 1], [2, 4], [0, 0]], [[5, 0], [0, 0], [0, 0]]]
+    first = (3 / 6 + 4 / 7) / 2
+    for name, second in (("per_image", 1.0), ("per_image_absent_zero", 0.5), ("per_image_absent_one", 1.0)):
+        assert scores(matrices, RULES[name]).mean_iou == pytest.approx((first + second) / 2), name
+    batches = scores(matrices, Rule(over="batch", batch_size=1))
+    assert batches.mean_iou == scores(matrices, RULES["per_image"]).mean_iou
+
+
 def test_the_rule_says_how_scores_are_counted() -> None:
-    assert rule(11).startswith("11 classes, void excluded, accumulated over the set")
+    assert Rule().describe(11) == (
+        "11 classes, void excluded, accumulated over the set, at each image's own size, "
+        "classes absent from truth and prediction left out, no test-time augmentation"
+    )
+    assert len({rule.describe(11) for rule in RULES.values()}) == len(RULES)
+
+
+def test_sets_drawn_anew_are_scored_as_if_their_images_were_repeated() -> None:
+    matrices = np.random.default_rng(0).integers(0, 50, (4, 4, 3))
+    weights = [[1, 1, 1, 1], [2, 0, 1, 1], [0, 4, 0, 0]]
+    for rule in (Rule(), RULES["per_image"], RULES["void_class"], RULES["micro"]):
+        mean_iou, class_iou = resampled_iou(matrices, rule, weights)
+        for row, mean, classes in zip(weights, mean_iou, class_iou, strict=True):
+            whole = scores(np.repeat(matrices, row, axis=0), rule)
+            assert mean == pytest.approx(whole.mean_iou)
+            assert classes == pytest.approx(whole.class_iou)
+    with pytest.raises(ValueError, match="rule over batches"):
+        resampled_iou(matrices, RULES["per_batch"], weights)

@@ -1,0 +1,227 @@
+"""Evaluating a run's checkpoint over workers."""
+
+import hashlib
+import sys
+import tempfile
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from fcn_core import storage
+from fcn_core.checkpoint import Card
+from fcn_core.data.audit import audit_split
+from fcn_core.data.base import Dataset, Subset
+from fcn_core.data.catalogue import open_split
+from fcn_core.evaluation import Evaluation, Subject, summarise
+from fcn_core.metrics.rules import RULES
+from fcn_core.predict import Inference
+from fcn_core.settings import Data, Run, override
+from jobs._cli import FROM_OUTSIDE, Resources, Settings, exit_codes, read
+from jobs._console import Console, percent
+from jobs._evaluations import EVALUATION, SCORES, Stored, read_evaluation, stored_evaluation
+from jobs._runs import Target, find_checkpoint, find_run
+from jobs._scores import show, show_rules, span
+from jobs._sheets import draw_figures, draw_sheet, ranked, spread
+from jobs._team import Images, Team, team
+
+
+class EvaluateCommand(Inference, Resources, Settings):
+    """Score a run's checkpoint on a split: every image once, alone and at its own size, on any number of workers.
+
+    Kept in RUN/evaluations/SPLIT: evaluation.npz (the confusion matrix of each image and all else that scores are
+    computed from), scores.json and figures. The same command again shows what is kept.
+    """
+
+    model_config = FROM_OUTSIDE
+    aliases: ClassVar[dict[str, str]] = {"class": "class_name"}
+
+    run: CliPositionalArg[str] = Field(description="folder or URL of a run, or its name below STORAGE/runs")
+    split: str = Field("val", description="val, train, test, or PATH/SPLIT of other data laid out as the run's")
+    data: str | None = Field(None, description="where the run's data lie now, if not where they were")
+    step: str | None = Field(
+        None, description="checkpoint: best, last or a step; the best if left out, the last for folds"
+    )
+    rule: str | None = Field(
+        None, description=f"score what is kept under another rule: all, {', '.join(RULES)}; runs no network"
+    )
+    worst: bool = Field(False, description="draw the images with the lowest IoU")
+    best: bool = Field(False, description="draw the images with the highest IoU")
+    class_name: str | None = Field(None, description="--class: draw images that show a class, by the IoU of that class")
+    num_predictions: int = Field(5, ge=1, le=50, description="images on a sheet")
+
+    @property
+    def inference(self) -> Inference:
+        """How predictions are made."""
+        return Inference(tta=self.tta, tile=self.tile)
+
+    @property
+    def ends(self) -> list[str]:
+        """The ends of the ranking that are to be drawn."""
+        return [name for name, asked in (("worst", self.worst), ("best", self.best)) if asked]
+
+    @property
+    def folder(self) -> str:
+        """Name of the evaluation: its split, and how it differs from the ordinary."""
+        root, _, split = self.split.rpartition("/")
+        parts = [*([Path(root).name] if root else []), split]
+        parts += ["tta"] if self.tta else []
+        parts += [f"tile{self.tile}"] if self.tile else []
+        parts += [f"step{self.step}"] if self.step else []
+        return "-".join(parts)
+
+
+class Scored(NamedTuple):
+    """The images to be scored."""
+
+    images: Images
+    dataset: Dataset
+    """These images alone."""
+    digest: str
+
+
+def main() -> None:
+    """Carry out an evaluation command."""
+    command = read(EvaluateCommand, sys.argv[1:])
+    with exit_codes(), Console() as console:
+        target = find_run(command.run, command.storage)
+        if command.rule is not None:
+            show_rules(stored_evaluation(target, command.folder), command.rule, console)
+            return
+        made = (evaluate_folds if target.folds else evaluate_run)(target, command, console)
+        show(made.report, console)
+        console.say(f"everything   {made.url}")
+        console.say(f"next         python jobs/evaluate.py {command.run} --worst  (where it errs); --rule all; --help")
+
+
+def evaluate_run(target: Target, command: EvaluateCommand, console: Console) -> Stored:
+    """Return the evaluation of a run, kept from before or made now, and draw the sheets that are asked for.
+
+    Raises:
+        ValueError: data, split, checkpoint or class do not fit.
+        FileNotFoundError: data or checkpoint are not there.
+    """
+    checkpoint, card, identity = find_checkpoint(target, command.step or "best")
+    if command.class_name is not None and command.class_name not in card.classes.names:
+        raise ValueError(f"no class {command.class_name!r}; classes are {', '.join(card.classes.names)}")
+    scored = _audited(target.run, command, card, console)
+    subject = Subject(
+        checkpoints=(identity,),
+        split=command.split,
+        digest=scored.digest,
+        num_images=len(scored.dataset.names),
+        classes=card.classes,
+        inference=command.inference,
+    )
+    url = storage.join(target.url, "evaluations", command.folder)
+    kept = read_evaluation(url)
+    if kept is not None and kept.report.subject != subject:
+        kept = None
+    sheets = bool(command.ends or command.class_name)
+    if kept is not None:
+        console.say(f"already evaluated: {url}")
+        if not sheets:
+            return kept
+    with team(command, checkpoint, scored.images, command.inference, console) as workers:
+        if kept is None:
+            console.say(f"evaluating step {identity.step} of {identity.run_id} on {subject.num_images} images")
+            evaluation = Evaluation.collect(open_split(*scored.images[:2]), workers.evaluate(console))
+            kept = Stored(url, evaluation, summarise(evaluation, subject, _fitted(target, command)))
+            _publish(kept, scored.dataset, workers, command)
+        if sheets:
+            _draw_sheets(kept, scored.dataset, workers, command, console)
+    return kept
+
+
+def evaluate_folds(target: Target, command: EvaluateCommand, console: Console) -> Stored:
+    """Evaluate each fold of a k-fold run on the part that it was not trained on, and all parts together.
+
+    The last checkpoint of each fold is taken: to choose the best by the images that are scored would flatter.
+    """
+    if command.split != "val":
+        raise ValueError("a k-fold run is evaluated on the parts that its folds left out: leave out split")
+    of_fold = command.model_copy(update={"step": command.step or "last"})
+    parts = []
+    for url in target.folds:
+        fold = find_run(url, command.storage)
+        parts.append(evaluate_run(fold, of_fold, console))
+        over_images = parts[-1].report.mean_iou_over_images
+        console.say(f"fold {fold.run.data.fold}: mean IoU {percent(over_images.value)} ({span(over_images)})")
+    subjects = [part.report.subject for part in parts]
+    subject = subjects[0].model_copy(
+        update={
+            "checkpoints": tuple(checkpoint for one in subjects for checkpoint in one.checkpoints),
+            "digest": hashlib.sha256("".join(one.digest for one in subjects).encode()).hexdigest(),
+            "num_images": sum(one.num_images for one in subjects),
+        }
+    )
+    evaluation = Evaluation.merge([part.evaluation for part in parts])
+    whole = Stored(storage.join(target.url, "evaluations", command.folder), evaluation, summarise(evaluation, subject))
+    _publish(whole)
+    return whole
+
+
+def _audited(run: Run, command: EvaluateCommand, card: Card, console: Console) -> Scored:
+    """Open what is to be scored; let whatever is wrong with it be said before any worker starts."""
+    data, split = _data(run, command)
+    dataset = open_split(data, split)
+    if dataset.classes.names != card.classes.names:
+        theirs, ours = ", ".join(card.classes.names), ", ".join(dataset.classes.names)
+        raise ValueError(f"the checkpoint was trained on other classes: {theirs}; the data have {ours}")
+    findings, found = audit_split(
+        command.split,
+        dataset,
+        data.audit,
+        progress=lambda done, of: console.count("auditing data, sample", done, of),
+    )
+    console.done()
+    for finding in findings:
+        console.say(str(finding))
+    return Scored(Images(data, split, found.kept), Subset(dataset, found.kept), found.digest)
+
+
+def _data(run: Run, command: EvaluateCommand) -> tuple[Data, str]:
+    root, _, split = command.split.rpartition("/")
+    place = root or command.data
+    if place is None:
+        return run.data, split
+    if run.data.kind == "streets":
+        raise ValueError(f"the run's data are drawn, not read: nothing in {place} is laid out as they are")
+    changes: dict[str, str | None] = {"data.path": storage.absolute(place)}
+    if root:
+        # Other data than the run's: its splits have their own names, and its folds no meaning.
+        changes |= {"data.train_split": "train", "data.val_split": "val", "data.folds": None, "data.fold": None}
+    return override(run, changes).data, split
+
+
+def _fitted(target: Target, command: EvaluateCommand) -> tuple[float, str] | None:
+    """Return the temperature that validation chose, where it is not validation that is evaluated."""
+    if command.split == "val":
+        return None
+    name = command.model_copy(update={"split": "val"}).folder
+    kept = read_evaluation(storage.join(target.url, "evaluations", name))
+    return (kept.report.calibration.temperature, "val") if kept else None
+
+
+def _publish(
+    made: Stored, dataset: Dataset | None = None, workers: Team | None = None, command: EvaluateCommand | None = None
+) -> None:
+    with storage.publishing(made.url) as folder:
+        made.evaluation.write(folder / EVALUATION)
+        (folder / SCORES).write_text(made.report.model_dump_json(indent=1) + "\n")
+        draw_figures(made, folder)
+        if dataset is not None and workers is not None and command is not None:
+            sheet = spread("predictions", range(len(dataset.names)), command.num_predictions)
+            draw_sheet(sheet, made, dataset, workers.labels, folder)
+
+
+def _draw_sheets(made: Stored, dataset: Dataset, workers: Team, command: EvaluateCommand, console: Console) -> None:
+    """Draw the sheets that are asked for, beside what is kept."""
+    classes = made.report.subject.classes
+    with tempfile.TemporaryDirectory() as name:
+        for sheet in ranked(made.evaluation, classes, command.ends, command.class_name, command.num_predictions):
+            path = draw_sheet(sheet, made, dataset, workers.labels, Path(name))
+            url = storage.join(made.url, path.name)
+            storage.write_bytes(url, path.read_bytes())
+            console.say(f"drawn        {url}")
