@@ -232,7 +232,9 @@ class Evaluation(NamedTuple):
         return known if len(known) == len(self.sequences) and len(set(known)) > 1 else None
 
     def temperature(self) -> float:
-        """Return the temperature that fits this data best."""
+        """Return the temperature that fits this data best; 1 where no pixel was measured."""
+        if not self.sums.bins.any():
+            return 1.0
         return float(TEMPERATURES[fitted_temperature(torch.from_numpy(self.sums.nll))])
 
     def calibration_error(self, temperature: float) -> float | None:
@@ -266,7 +268,7 @@ def summarise(evaluation: Evaluation, subject: Subject, fitted: tuple[float, str
     """
     rule = Rule()
     found = scores(evaluation.confusion, rule)
-    over_images, groups = intervals(evaluation.confusion, rule), evaluation.known_sequences()
+    over_images, groups = intervals([evaluation.confusion], rule), evaluation.known_sequences()
     precision = average_precision(torch.from_numpy(evaluation.sums.scores))
     objects = mask_average_precision(evaluation.objects, len(subject.classes))
     boundary = boundary_iou(evaluation.boundary.sum(0))
@@ -275,7 +277,7 @@ def summarise(evaluation: Evaluation, subject: Subject, fitted: tuple[float, str
         rule=subject.rule_text,
         scores=found,
         mean_iou_over_images=over_images.mean_iou,
-        mean_iou_over_sequences=intervals(evaluation.confusion, rule, groups).mean_iou if groups else None,
+        mean_iou_over_sequences=intervals([evaluation.confusion], rule, groups).mean_iou if groups else None,
         num_sequences=len(set(filter(None, evaluation.sequences))),
         average_precision=_mean(precision),
         mask_average_precision=objects.mean,
@@ -301,7 +303,7 @@ def summarise(evaluation: Evaluation, subject: Subject, fitted: tuple[float, str
 
 def rescore(evaluation: Evaluation, rule: Rule) -> tuple[Scores, Intervals | None]:
     """Return scores under another rule, and their intervals over images where the rule allows for any."""
-    drawn = None if rule.over == "batch" else intervals(evaluation.confusion, rule)
+    drawn = None if rule.over == "batch" else intervals([evaluation.confusion], rule)
     return scores(evaluation.confusion, rule), drawn
 
 
@@ -313,7 +315,7 @@ def image_iou(evaluation: Evaluation, label: int | None = None) -> NDArray[np.fl
 
 
 def wrong_pixels(evaluation: Evaluation, label: int | None = None) -> Counts:
-    """Return how many labelled pixels of each image are predicted wrong, (N,), or are so and have to do with a class."""
+    """Return how many labelled pixels of each image are wrong, (N,); of a class, those missed or taken for it."""
     matrices = evaluation.confusion[:, :-1]
     hits = np.diagonal(matrices, axis1=1, axis2=2)
     wrong: Counts = matrices.sum((1, 2)) - hits.sum(1)
@@ -328,7 +330,8 @@ def _evaluate_one(predictor: Predictor, dataset: Dataset, index: int, inference:
     predicted = predictor.scores(sample.image, inference)
     truth = torch.from_numpy(sample.mask).to(predicted.device)
     labels = predicted.argmax(0).to(torch.uint8)
-    confidence = predicted.softmax(0).amax(0).cpu().numpy()
+    # Not softmax: its last bits depend on the number of threads, and objects of equal scores on those.
+    confidence = predicted.log_softmax(0).amax(0).exp().cpu().numpy()
     calibration = calibration_counts(predicted, truth)
     counts = ImageCounts(
         sample=index,

@@ -85,7 +85,8 @@ class Predictor:
         if not inference.tta:
             return self._view(pixels, 1.0, inference)
         views = [view for zoom in TTA_ZOOMS for view in self._both_ways(pixels, zoom, inference)]
-        probabilities = torch.stack([view.softmax(0) for view in views]).mean(0)
+        # Not softmax, whose last bits depend on the number of threads.
+        probabilities = torch.stack([view.log_softmax(0).exp() for view in views]).mean(0)
         return probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
 
     def labels(self, image: NDArray[np.uint8], inference: Inference = PLAIN) -> Tensor:

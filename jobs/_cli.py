@@ -67,7 +67,7 @@ class Job(NamedTuple):
 
     run: Run
     launch: Launch
-    print_config: bool
+    print_config: bool = False
 
 
 FROM_OUTSIDE = SettingsConfigDict(
@@ -134,12 +134,17 @@ def parse(arguments: Sequence[str], stride: Stride) -> Job:
     command: type[Command] = type(
         "Command", (Command,), {"stride_of_job": stride, "__doc__": Command.__doc__, "__module__": __name__}
     )
-    try:
-        return read(command, arguments).job()
-    except ValidationError as error:
-        fail(explain(error))
-    except (ValueError, OSError, ImportError) as error:
-        fail(str(error))
+    return read_job(command, arguments)[1]
+
+
+_Training = TypeVar("_Training", bound=Command)
+
+
+def read_job(command: type[_Training], arguments: Sequence[str]) -> tuple[_Training, Job]:
+    """Return a training command and the job that it asks for, or leave with one line and exit code 2."""
+    found = read(command, arguments)
+    with exit_codes():
+        return found, found.job()
 
 
 def read(command: type[_Command], arguments: Sequence[str]) -> _Command:

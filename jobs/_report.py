@@ -12,13 +12,13 @@ from fcn_core.checkpoint import RunFolder, best_epoch
 from fcn_core.data.audit import Audit
 from fcn_core.data.base import Dataset, Subset
 from fcn_core.data.catalogue import open_train_val
-from fcn_core.figures.curves import CurvePoint, curves
 from fcn_core.figures.predictions import PredictionRow, predictions
 from fcn_core.metrics.confusion import confusion
 from fcn_core.metrics.rules import Rule, scores
 from fcn_core.predict import Predictor
 from fcn_core.settings import Run
 from jobs._console import Console, percent
+from jobs._curves import draw_curves
 
 NUM_PREDICTIONS = 5
 
@@ -34,8 +34,7 @@ def report(url: str, audited: Audit, run: Run, console: Console) -> None:
     rule = Rule().describe(len(val.classes))
     with tempfile.TemporaryDirectory() as name:
         local = Path(name)
-        points = [CurvePoint(epoch.epoch, epoch.scores.mean_iou or float("nan"), epoch.train_loss) for epoch in epochs]
-        curves({run.name: [points]}, local / "validation.png", rule=rule)
+        draw_curves({run.name: [folder]}, local / "validation.png", rule)
         rows = _predictions(folder.best(), val)
         predictions(rows, val.classes, local / "predictions.png", title=f"{run.name}, epoch {best.epoch}")
         for path in sorted(local.iterdir()):

@@ -27,27 +27,28 @@ def span(interval: Interval) -> str:
 def show(report: Report, console: Console) -> None:
     """Print all scores of an evaluation."""
     found = report.scores
-    table = _table(_COLUMNS)
-    table.title = f"mean IoU {percent(found.mean_iou)} on {report.subject.num_images} images"
-    table.caption = report.rule
+    shown = table(_COLUMNS)
+    shown.title = f"mean IoU {percent(found.mean_iou)} on {report.subject.num_images} images"
+    shown.caption = report.rule
     for one in report.classes:
         numbers = (one.accuracy, one.dice, one.average_precision, one.mask_average_precision, one.boundary_iou)
-        table.add_row(one.name, number(one.iou.value), span(one.iou), *map(number, numbers))
+        shown.add_row(one.name, number(one.iou.value), span(one.iou), *map(number, numbers))
     means = (report.average_precision, report.mask_average_precision, report.boundary_iou)
     over_images = span(report.mean_iou_over_images)
-    table.add_section()
-    table.add_row(
+    shown.add_section()
+    shown.add_row(
         "mean", number(found.mean_iou), over_images, *map(number, (found.mean_accuracy, found.mean_dice, *means))
     )
-    console.rich.print(table)
+    console.rich.print(shown)
     weighted = percent(found.frequency_weighted_iou)
     console.say(f"pixel accuracy {percent(found.pixel_accuracy)}, frequency-weighted IoU {weighted}")
     _show_doubts(report, console)
 
 
-def _table(columns: Sequence[str]) -> Table:
+def table(columns: Sequence[str], unit: str = "in %") -> Table:
+    """Return an empty table of numbers by name."""
     numbers = (Column(name, justify="right", no_wrap=True) for name in columns)
-    return Table(Column("in %", no_wrap=True), *numbers, box=SIMPLE_HEAD)
+    return Table(Column(unit, no_wrap=True), *numbers, box=SIMPLE_HEAD)
 
 
 def _show_doubts(report: Report, console: Console) -> None:
@@ -72,27 +73,27 @@ def show_rules(stored: Stored, name: str, console: Console) -> None:
     if name != "all" and name not in RULES:
         raise ValueError(f"no rule {name!r}; rules are all, {', '.join(RULES)}")
     subject = stored.report.subject
-    table = _table(("mean IoU", "95 % interval"))
-    table.add_column("unlike the first")
+    shown = table(("mean IoU", "95 % interval"))
+    shown.add_column("unlike the first")
     for one, rule in RULES.items() if name == "all" else ():
         found, drawn = rescore(stored.evaluation, rule)
-        table.add_row(one, number(found.mean_iou), span(drawn.mean_iou) if drawn else "-", rule.differences())
+        shown.add_row(one, number(found.mean_iou), span(drawn.mean_iou) if drawn else "-", rule.differences())
     if name == "all":
-        table.title = f"the same predictions of {subject.num_images} images by rule"
-        table.caption = subject.rule_text
-        console.rich.print(table)
+        shown.title = f"the same predictions of {subject.num_images} images by rule"
+        shown.caption = subject.rule_text
+        console.rich.print(shown)
     else:
         _show_classes(stored, name, console)
 
 
 def _show_classes(stored: Stored, name: str, console: Console) -> None:
     found, drawn = rescore(stored.evaluation, RULES[name])
-    table = _table(_COLUMNS[:4])
-    table.title = f"mean IoU {percent(found.mean_iou)}"
-    table.title += f" ({span(drawn.mean_iou)})" if drawn else ""
-    table.caption = stored.report.subject.describe(RULES[name])
+    shown = table(_COLUMNS[:4])
+    shown.title = f"mean IoU {percent(found.mean_iou)}"
+    shown.title += f" ({span(drawn.mean_iou)})" if drawn else ""
+    shown.caption = stored.report.subject.describe(RULES[name])
     names = [*stored.report.subject.classes.names, "void"]
     for label, numbers in enumerate(zip(found.class_iou, found.class_accuracy, found.class_dice, strict=True)):
         iou, *rest = map(number, numbers)
-        table.add_row(names[label], iou, span(drawn.class_iou[label]) if drawn else "-", *rest)
-    console.rich.print(table)
+        shown.add_row(names[label], iou, span(drawn.class_iou[label]) if drawn else "-", *rest)
+    console.rich.print(shown)

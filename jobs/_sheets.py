@@ -79,7 +79,7 @@ def draw_figures(made: Stored, folder: Path) -> None:
     confusion_matrix(evaluation.confusion.sum(0), subject.classes, folder / "confusion.png", title, report.rule)
     fitted = f"at temperature {fit.temperature:.2f}, fitted on {fit.fitted_on}"
     labels = (
-        f"as it is: error {percent(fit.expected_error)}",
+        f"as it is: calibration error {percent(fit.expected_error)}",
         f"{fitted}: {percent(fit.expected_error_at_temperature)}",
     )
     after = evaluation.bins_at(fit.temperature) if fit.temperature != 1 else None

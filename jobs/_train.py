@@ -36,7 +36,12 @@ def main(stride: Stride) -> None:
         print(as_yaml(job), end="")
         return
     with exit_codes(), Console() as console:
-        report(*run_job(job, console), job.run, console)
+        if job.run.data.folds is not None and job.run.data.fold is None:
+            from jobs._folds import train_folds
+
+            train_folds(job, console)
+        else:
+            report(*run_job(job, console), job.run, console)
 
 
 def run_job(job: Job, console: Console) -> tuple[str, Audit]:
@@ -111,17 +116,19 @@ def _write_run(folder: RunFolder, run: Run, audited: Audit) -> None:
                 f"the data changed since run {run.run_id} began: put them back, or give the new run another --name"
             )
         return
+    rule = Rule().describe(len(audited.train.class_pixels))
+    folder.write_run(run_facts(run) | {"rule": rule, "audit": audited.model_dump(mode="json")})
+
+
+def run_facts(run: Run) -> dict[str, Any]:
+    """Return what run.json says of every run."""
     packages = ("fcn-lab", "torch", "torchvision", "ray", "numpy", "pillow")
-    folder.write_run(
-        {
-            "run_id": run.run_id,
-            "settings": run.model_dump(mode="json"),
-            "rule": Rule().describe(len(audited.train.class_pixels)),
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "audit": audited.model_dump(mode="json"),
-        }
-    )
+    return {
+        "run_id": run.run_id,
+        "settings": run.model_dump(mode="json"),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def _train(run: Run, launch: Launch, url: str, audited: Audit, console: Console) -> None:

@@ -14,12 +14,12 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from fcn_core.figures.page import DARK, LINES, Page, literal, sentences
+from fcn_core.figures.page import DARK, KEY, LINES, Page, literal, sentences
 
 _AROUND = [(0, 17), (0, -17), (-41, 17), (41, 17), (-41, -17), (41, -17), (0, 34), (0, -34)]
 _POOLED = (
     "Repeats are drawn as the mean of the runs at epochs that all of them measured, in a band of one standard "
-    "deviation (n - 1) either way, and as thin lines."
+    "deviation (n-1) either way, and as thin lines."
 )
 
 
@@ -57,7 +57,7 @@ def curves(histories: Mapping[str, Sequence[Sequence[CurvePoint]]], path: Path, 
     page = Page()
     scores = [_series(runs, "mean_iou") for runs in histories.values()]
     losses = [_series(runs, "train_loss") for runs in histories.values()]
-    keys = [_line_key(*args) for args in zip(itertools.cycle(LINES), histories, scores, strict=False)]
+    keys = [_line_key(page, *args) for args in zip(itertools.cycle(LINES), histories, scores, strict=False)]
     bottom = page.legend(keys) + 46
     repeats = any(len(runs) > 1 for runs in histories.values())
     page.head(bottom + 400, "Validation mean IoU", sentences(_POOLED if repeats else "", rule))
@@ -93,12 +93,13 @@ def _pool(runs: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     return np.column_stack([epochs, values.mean(1), values.std(1, ddof=1)])
 
 
-def _line_key(line: tuple[Any, str], label: str, series: _Series) -> Line2D:
-    text = f"{label}: no mean IoU yet"
+def _line_key(page: Page, line: tuple[Any, str], label: str, series: _Series) -> Line2D:
+    said = ": no mean IoU yet"
     if series.best:
         epoch, value, deviation = series.best
         spread, over = (f" ± {deviation:.3f}", f", {len(series.runs)} runs") if len(series.runs) > 1 else ("", "")
-        text = f"{label}: best {value:.3f}{spread} at epoch {epoch:.0f}{over}"
+        said = f": best {value:.3f}{spread} at epoch {epoch:.0f}{over}"
+    text = page.fit(label, KEY - page.width(said, 11), 11) + said
     style, colour = line
     key = Line2D([], [], color=colour, linewidth=1.8, marker="o", label=literal(text))
     key.set(linestyle=style, markersize=7, markerfacecolor="white", markeredgewidth=2)

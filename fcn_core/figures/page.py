@@ -15,6 +15,8 @@ from matplotlib.transforms import Affine2D, Bbox
 
 WIDTH, MARGIN, LEFT = 800, 12, 52
 """Units of a page, of its empty edge, and from its left edge to the axes; a unit is a pixel of a README."""
+KEY = 690
+"""Units that the text of a key may take."""
 
 DARK, GREY, PALE = "#222222", "#707070", "#e4e4e4"
 BLUE, VERMILLION = "#0072B2", "#D55E00"

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
-from fcn_core.figures.page import BLUE, DARK, GREY, VERMILLION, Page, literal, sentences
+from fcn_core.figures.page import BLUE, DARK, GREY, KEY, VERMILLION, Page, literal, sentences
 
 _UNIT = 2.0**-24  # In which confidence is summed.
 _FEW = 0.001  # Of all pixels; a bin that has fewer says little.
@@ -38,7 +38,10 @@ def reliability(
         if table.shape != (len(before), 3):
             raise ValueError(f"bins are (B, 3), equally many before and after, not {[one.shape for one in tables]}")
     page = Page()
-    keys = [_key(label, colour, marker) for label, colour, marker in zip(labels, (VERMILLION, BLUE), "os", strict=True)]
+    keys = [
+        _key(page.fit(label, KEY, 11), colour, marker)
+        for label, colour, marker in zip(labels, (VERMILLION, BLUE), "os", strict=True)
+    ]
     keys = keys[: len(tables)]
     perfect = Line2D([], [], color=GREY, linestyle="--", linewidth=1.2, label="confidence = accuracy; bars: the gap")
     bottom = page.legend([*keys, perfect]) + 46

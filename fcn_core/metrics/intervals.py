@@ -54,15 +54,15 @@ def draws(num_images: int, groups: Sequence[str] | None = None, seed: int = 0) -
     return chosen[:, members]
 
 
-def intervals(matrices: ArrayLike, rule: Rule, groups: Sequence[str] | None = None) -> Intervals:
-    """Return intervals of the scores of one run.
+def intervals(runs: Sequence[ArrayLike], rule: Rule, groups: Sequence[str] | None = None) -> Intervals:
+    """Return intervals of the scores of one run, or of the mean scores of several that differ in seed.
 
     Args:
-        matrices: confusion matrices (N, C + 1, C); rows are the truth, void last.
+        runs: confusion matrices (N, C + 1, C) of each run, of the same images; rows are the truth, void last.
         rule: any but one over batches.
         groups: the sequence of each image, if sequences are drawn; at least two.
     """
-    return _intervals([(np.asarray(matrices), 1.0)], rule, groups)
+    return _intervals([(np.asarray(matrices), 1 / len(runs)) for matrices in runs], rule, groups)
 
 
 def paired(
@@ -71,7 +71,7 @@ def paired(
     """Return intervals of the difference ours - theirs, both scored on the same drawn images.
 
     Args:
-        ours: confusion matrices (N, C + 1, C) of one run, or of several that differ in seed, whose scores are averaged.
+        ours: confusion matrices (N, C + 1, C) of one run, or of several that differ in seed: the mean of their scores.
         theirs: those of the other side, of the same images in the same order.
         rule: any but one over batches.
         groups: the sequence of each image, if sequences are drawn; at least two.

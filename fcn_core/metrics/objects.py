@@ -60,8 +60,9 @@ def match_objects(predicted: Labels, confidence: NDArray[np.float32], truth: Lab
     """Find the objects of one image and match the predicted ones to the true ones.
 
     COCO matches greedily, by falling score. Here no two objects can claim the same match, so order does not matter:
-    objects of one map do not overlap. Two of them could each have IoU 0.5 or more with the same object of the other
-    map only if they were its two halves; but as that object is connected, they would touch and be one.
+    objects of one map do not overlap, hence at most one has an IoU above 0.5 with an object of the other map (Kirillov
+    et al., CVPR 2019). Two could have exactly 0.5 only as its two halves; but as it is connected, these would touch and
+    be one object.
 
     Args:
         predicted: (H, W) labels below `num_classes`.
@@ -106,7 +107,7 @@ def _components(mask: Labels, num_classes: int) -> _Components:
 
 
 def _best_iou(ours: _Components, theirs: _Components) -> NDArray[np.float64]:
-    """Return the best IoU of each of our components with one of theirs of its class, (n + 1,); of 0 it means nothing."""
+    """Return the best IoU of each of our components with theirs of its class, (n + 1,); entry 0 means nothing."""
     same = ours.labels[ours.numbers] == theirs.labels[theirs.numbers]
     pairs = ours.numbers[same].astype(np.int64) * len(theirs.labels) + theirs.numbers[same]
     pairs, shared = np.unique(pairs, return_counts=True)

@@ -70,7 +70,7 @@ def test_ten_runs_with_long_names_are_readable(tmp_path: Path, saved: list[Figur
     name = "fcn{}s-on-a-data-set-with-a-long-name-and-a-learning-rate-of-1e-{}"
     steps = np.linspace(0.2, 0.9, 30)
     runs = {name.format(index, index): [repeat((steps**0.5 - index / 90).tolist())] for index in range(10)}
-    curves(runs, tmp_path / "curves.png", rule=RULE)
+    curves({**runs, "endless " * 40: [RUN, RUN]}, tmp_path / "curves.png", rule=RULE)
     assert_readable(saved[-1])
     for index in range(10):
         assert f"{name.format(index, index)}: best" in words(saved[-1])
@@ -103,7 +103,7 @@ def test_repeats_are_pooled_to_mean_and_standard_deviation(tmp_path: Path, saved
     assert np.asarray(band)[:, 1].max() == pytest.approx(0.8)
     thin = [np.asarray(line.get_xydata()) for line in saved[-1].axes[0].lines if line.get_linewidth() < 1]
     assert np.allclose(thin, [[point[:2] for point in run] for run in runs])
-    assert "one standard deviation (n - 1) either way" in words(saved[-1]).replace("\n", " ")
+    assert "one standard deviation (n-1) either way" in words(saved[-1]).replace("\n", " ")
     assert_readable(saved[-1])
 
 

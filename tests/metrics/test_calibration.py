@@ -111,6 +111,13 @@ def test_counts_by_hand() -> None:
         assert bins.numpy() * [1, 1, CONFIDENCE_UNIT] == pytest.approx(expected, abs=1e-6)
 
 
+def test_numbers_are_rounded_to_the_nearest_unit() -> None:
+    nowhere_sure = calibration_counts(torch.zeros(3, 1, 1), torch.zeros(1, 1, dtype=torch.uint8))
+    assert nowhere_sure.bins[UNSCALED, 4, 2] == 5592406  # A third is 5592405.5 units in float32.
+    scores = -torch.tensor([[[0.0]], [[-np.log(0.75 * NLL_UNIT)]]])
+    assert calibration_counts(scores, torch.zeros(1, 1, dtype=torch.uint8)).nll[UNSCALED] == 1
+
+
 @pytest.mark.parametrize(("num_classes", "expected"), [(1, 14), (3, 4), (5, 2), (15, 0)])
 def test_a_bin_includes_its_upper_edge(num_classes: int, expected: int) -> None:
     counts = calibration_counts(torch.zeros(num_classes, 2, 2), torch.zeros(2, 2, dtype=torch.uint8))

@@ -41,7 +41,7 @@ def test_the_interval_is_as_wide_as_the_score_varies_over_sets() -> None:
     everything = images(20_000)
     held = 0
     for start in range(0, 5000, 50):
-        found = intervals(everything[start : start + 50], Rule()).mean_iou
+        found = intervals([everything[start : start + 50]], Rule()).mean_iou
         assert found.low is not None
         assert found.high is not None
         held += found.low <= truth <= found.high
@@ -51,13 +51,13 @@ def test_the_interval_is_as_wide_as_the_score_varies_over_sets() -> None:
 def test_the_value_is_the_score() -> None:
     matrices = images(30)
     for rule in (Rule(), Rule(over="image"), Rule(average="pixels"), Rule(void="class")):
-        found, expected = intervals(matrices, rule), scores(matrices, rule)
+        found, expected = intervals([matrices], rule), scores(matrices, rule)
         assert found.mean_iou.value == pytest.approx(expected.mean_iou)
         assert [one.value for one in found.class_iou] == pytest.approx(expected.class_iou)
 
 
 def test_more_images_make_a_narrower_interval() -> None:
-    narrow, wide = (intervals(images(count), Rule()).mean_iou for count in (400, 25))
+    narrow, wide = (intervals([images(count)], Rule()).mean_iou for count in (400, 25))
     assert narrow.low is not None
     assert narrow.high is not None
     assert wide.low is not None
@@ -68,7 +68,7 @@ def test_more_images_make_a_narrower_interval() -> None:
 def test_sequences_of_images_that_resemble_each_other_make_a_wider_interval() -> None:
     alike = images(8).repeat(10, axis=0)
     groups = [str(index) for index in range(8) for _ in range(10)]
-    over_images, over_sequences = intervals(alike, Rule()).mean_iou, intervals(alike, Rule(), groups).mean_iou
+    over_images, over_sequences = intervals([alike], Rule()).mean_iou, intervals([alike], Rule(), groups).mean_iou
     assert over_sequences.low is not None
     assert over_images.low is not None
     assert over_sequences.low < over_images.low
@@ -77,7 +77,7 @@ def test_sequences_of_images_that_resemble_each_other_make_a_wider_interval() ->
 def test_a_class_that_is_never_there_has_no_interval() -> None:
     matrices = images(10)
     matrices[:, 2], matrices[:, :, 2] = 0, 0
-    found = intervals(matrices, Rule())
+    found = intervals([matrices], Rule())
     assert (found.class_iou[2].value, found.class_iou[2].low) == (None, None)
     assert found.mean_iou.value is not None
     assert not found.class_iou[2].excludes_zero

@@ -83,19 +83,21 @@ def annotations(images: Sequence[Image], num_classes: int, *, of_truth: bool) ->
     return result
 
 
-def coco(images: Sequence[Image], num_classes: int = CLASSES) -> COCOeval:
+def coco_side(images: Sequence[Image], num_classes: int, *, of_truth: bool) -> COCO:
+    side = COCO()  # It asks for the size of an image, and does not use it.
+    side.dataset = {
+        "images": [{"id": number, "height": 1, "width": 1} for number in range(len(images))],
+        "categories": [{"id": label} for label in range(num_classes)],
+        "annotations": annotations(images, num_classes, of_truth=of_truth),
+    }
+    side.createIndex()
+    return side
+
+
+def coco(images: Sequence[Image], num_classes: int) -> COCOeval:
     """Evaluate with pycocotools."""
-    sides = []
-    for of_truth in (True, False):
-        side = COCO()
-        side.dataset = {
-            "images": [{"id": number, "height": 1, "width": 1} for number in range(len(images))],
-            "categories": [{"id": label} for label in range(num_classes)],
-            "annotations": annotations(images, num_classes, of_truth=of_truth),
-        }
-        side.createIndex()
-        sides.append(side)
-    oracle = COCOeval(*sides, "segm")
+    truth, predicted = (coco_side(images, num_classes, of_truth=of_truth) for of_truth in (True, False))
+    oracle = COCOeval(truth, predicted, "segm")
     oracle.evaluate()
     oracle.accumulate()
     oracle.summarize()
