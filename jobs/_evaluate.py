@@ -20,7 +20,7 @@ from fcn_core.predict import Inference
 from fcn_core.settings import Data, Run, override
 from jobs._cli import FROM_OUTSIDE, Resources, Settings, exit_codes, read
 from jobs._console import Console, percent
-from jobs._evaluations import EVALUATION, SCORES, Stored, read_evaluation, stored_evaluation
+from jobs._evaluations import Stored, read_evaluation, stored_evaluation
 from jobs._runs import Target, find_checkpoint, find_run
 from jobs._scores import show, show_rules, span
 from jobs._sheets import draw_figures, draw_sheet, ranked, spread
@@ -60,6 +60,11 @@ class EvaluateCommand(Inference, Resources, Settings):
     def ends(self) -> list[str]:
         """The ends of the ranking that are to be drawn."""
         return [name for name, asked in (("worst", self.worst), ("best", self.best)) if asked]
+
+    @property
+    def sheets(self) -> bool:
+        """Tell whether images are to be chosen and drawn."""
+        return bool(self.ends or self.class_name)
 
     @property
     def folder(self) -> str:
@@ -114,22 +119,25 @@ def evaluate_run(target: Target, command: EvaluateCommand, console: Console) -> 
         classes=card.classes,
         inference=command.inference,
     )
-    url = storage.join(target.url, "evaluations", command.folder)
-    kept = read_evaluation(url)
+    kept = read_evaluation(_url(target, command))
     if kept is not None and kept.report.subject != subject:
         kept = None
-    sheets = bool(command.ends or command.class_name)
     if kept is not None:
-        console.say(f"already evaluated: {url}")
-        if not sheets:
+        console.say(f"already evaluated: {kept.url}")
+        if not command.sheets:
             return kept
     with team(command, checkpoint, scored.images, command.inference, console) as workers:
         if kept is None:
             console.say(f"evaluating step {identity.step} of {identity.run_id} on {subject.num_images} images")
             evaluation = Evaluation.collect(open_split(*scored.images[:2]), workers.evaluate(console))
-            kept = Stored(url, evaluation, summarise(evaluation, subject, _fitted(target, command)))
-            _publish(kept, scored.dataset, workers, command)
-        if sheets:
+            report = summarise(evaluation, subject, _fitted(target, command))
+            kept = Stored(_url(target, command), evaluation, report)
+            with storage.publishing(kept.url) as folder:
+                kept.write(folder)
+                draw_figures(kept, folder)
+                sheet = spread("predictions", range(subject.num_images), command.num_predictions)
+                draw_sheet(sheet, kept, scored.dataset, workers.labels, folder)
+        if command.sheets:
             _draw_sheets(kept, scored.dataset, workers, command, console)
     return kept
 
@@ -157,9 +165,15 @@ def evaluate_folds(target: Target, command: EvaluateCommand, console: Console) -
         }
     )
     evaluation = Evaluation.merge([part.evaluation for part in parts])
-    whole = Stored(storage.join(target.url, "evaluations", command.folder), evaluation, summarise(evaluation, subject))
-    _publish(whole)
+    whole = Stored(_url(target, command), evaluation, summarise(evaluation, subject))
+    with storage.publishing(whole.url) as folder:
+        whole.write(folder)
+        draw_figures(whole, folder)
     return whole
+
+
+def _url(target: Target, command: EvaluateCommand) -> str:
+    return storage.join(target.url, "evaluations", command.folder)
 
 
 def _audited(run: Run, command: EvaluateCommand, card: Card, console: Console) -> Scored:
@@ -199,21 +213,8 @@ def _fitted(target: Target, command: EvaluateCommand) -> tuple[float, str] | Non
     """Return the temperature that validation chose, where it is not validation that is evaluated."""
     if command.split == "val":
         return None
-    name = command.model_copy(update={"split": "val"}).folder
-    kept = read_evaluation(storage.join(target.url, "evaluations", name))
+    kept = read_evaluation(_url(target, command.model_copy(update={"split": "val"})))
     return (kept.report.calibration.temperature, "val") if kept else None
-
-
-def _publish(
-    made: Stored, dataset: Dataset | None = None, workers: Team | None = None, command: EvaluateCommand | None = None
-) -> None:
-    with storage.publishing(made.url) as folder:
-        made.evaluation.write(folder / EVALUATION)
-        (folder / SCORES).write_text(made.report.model_dump_json(indent=1) + "\n")
-        draw_figures(made, folder)
-        if dataset is not None and workers is not None and command is not None:
-            sheet = spread("predictions", range(len(dataset.names)), command.num_predictions)
-            draw_sheet(sheet, made, dataset, workers.labels, folder)
 
 
 def _draw_sheets(made: Stored, dataset: Dataset, workers: Team, command: EvaluateCommand, console: Console) -> None:

@@ -1,5 +1,6 @@
 """Evaluations that are kept in the folder of a run."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 from fcn_core import storage
@@ -10,11 +11,16 @@ EVALUATION, SCORES = "evaluation.npz", "scores.json"
 
 
 class Stored(NamedTuple):
-    """An evaluation that is there."""
+    """An evaluation and where it is kept."""
 
     url: str
     evaluation: Evaluation
     report: Report
+
+    def write(self, folder: Path) -> None:
+        """Write both into a local folder, to be published."""
+        self.evaluation.write(folder / EVALUATION)
+        (folder / SCORES).write_text(self.report.model_dump_json(indent=1) + "\n")
 
 
 def read_evaluation(url: str) -> Stored | None:
