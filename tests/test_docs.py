@@ -5,12 +5,24 @@ from pathlib import Path
 import pytest
 
 from fcn_core.experiments import EXPERIMENTS
-from jobs._cli import parse
+from fcn_core.settings import Stride
+from jobs._ceiling import CeilingCommand
+from jobs._cli import Settings, parse, read
+from jobs._compare import CompareCommand
+from jobs._evaluate import EvaluateCommand
+from jobs._staged import StagedCommand
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-COMMANDS = re.findall(r"^(?:ray job submit .*-- )?python jobs/train_fcn(\d+)s\.py (.+)$", README, re.MULTILINE)
+COMMANDS = re.findall(r"^(?:ray job submit .*-- )?python jobs/(\w+)\.py ([^#\n]+)", README, re.MULTILINE)
+STRIDES: dict[str, Stride] = {"train_fcn32s": 32, "train_fcn16s": 16, "train_fcn8s": 8}
+OTHERS: dict[str, type[Settings]] = {
+    "ceiling": CeilingCommand,
+    "compare": CompareCommand,
+    "evaluate": EvaluateCommand,
+    "train_staged": StagedCommand,
+}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -20,15 +32,17 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not broken
 
 
-def test_every_job_is_in_the_readme_or_differs_only_in_stride() -> None:
-    shown = {f"train_fcn{stride}s.py" for stride, _ in COMMANDS}
-    assert shown == {job.name for job in (ROOT / "jobs").glob("[!_]*.py")}
+def test_every_job_is_in_the_readme() -> None:
+    shown = {job for job, _ in COMMANDS}
+    assert shown == {job.stem for job in (ROOT / "jobs").glob("[!_]*.py")} == {*STRIDES, *OTHERS}
 
 
-@pytest.mark.parametrize(("stride", "arguments"), COMMANDS)
-def test_commands_of_the_readme_are_understood(stride: str, arguments: str) -> None:
-    job = parse(arguments.split(), int(stride))  # type: ignore[arg-type]
-    assert job.run.model.stride == int(stride)
+@pytest.mark.parametrize(("job", "arguments"), COMMANDS)
+def test_commands_of_the_readme_are_understood(job: str, arguments: str) -> None:
+    if job in OTHERS:
+        read(OTHERS[job], arguments.split())
+    else:
+        assert parse(arguments.split(), STRIDES[job]).run.model.stride == STRIDES[job]
 
 
 def test_every_experiment_is_in_the_readme() -> None:

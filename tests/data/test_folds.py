@@ -69,7 +69,7 @@ def test_a_name_that_is_in_both_splits_is_refused() -> None:
 def test_images_without_sequences_stand_for_themselves() -> None:
     data = Data(folds=3, fold=2, streets=Streets(num_train=7, num_val=3, height=32, width=32))
     train, val = open_train_val(data)
-    plain = [dataset for dataset in open_train_val(data.model_copy(update={"folds": None}))]
+    plain = list(open_train_val(data.model_copy(update={"folds": None})))
     by_name = {name: dataset.read(index) for dataset in plain for index, name in enumerate(dataset.names)}
     assert {len(train.names), len(val.names)} <= {3, 4, 6, 7}
     assert set(train.names) | set(val.names) == set(by_name)
