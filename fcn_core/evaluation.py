@@ -165,10 +165,15 @@ class Evaluation(NamedTuple):
         Raises:
             ValueError: an image is in two parts, or there is none.
         """
-        everything = list(parts)
-        images = sorted((image for part in everything for image in part.images), key=lambda image: image.sample)
+        images: list[ImageCounts] = []
+        sums: Sums | None = None
+        # One by one, and not kept: sums are as large for one image as for all.
+        for part in parts:
+            images += part.images
+            sums = part.sums if sums is None else sums.plus(part.sums)
+        images.sort(key=lambda image: image.sample)
         places = [image.sample for image in images]
-        if len(set(places)) != len(places) or not places:
+        if sums is None or not places or len(set(places)) != len(places):
             raise ValueError(f"{len(places)} results for {len(set(places))} images: each must be evaluated once")
         return cls(
             names=tuple(dataset.names[place] for place in places),
@@ -176,7 +181,7 @@ class Evaluation(NamedTuple):
             confusion=np.stack([image.confusion for image in images]),
             boundary=np.stack([image.boundary for image in images]),
             objects=tuple(image.objects for image in images),
-            sums=_added(part.sums for part in everything),
+            sums=sums,
         )
 
     @classmethod
@@ -188,7 +193,7 @@ class Evaluation(NamedTuple):
             confusion=np.concatenate([one.confusion for one in evaluations]),
             boundary=np.concatenate([one.boundary for one in evaluations]),
             objects=tuple(objects for one in evaluations for objects in one.objects),
-            sums=_added(one.sums for one in evaluations),
+            sums=reduce(Sums.plus, (one.sums for one in evaluations)),
         )
 
     def write(self, path: Path) -> None:
@@ -341,10 +346,6 @@ def _evaluate_one(predictor: Predictor, dataset: Dataset, index: int, inference:
     )
     sums = (score_counts(predicted, truth), calibration.nll, calibration.bins)
     return counts, Sums(*(tensor.cpu().numpy() for tensor in sums))
-
-
-def _added(sums: Iterable[Sums]) -> Sums:
-    return reduce(Sums.plus, sums)
 
 
 def _calibration(evaluation: Evaluation, fitted: tuple[float, str]) -> CalibrationReport:

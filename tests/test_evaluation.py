@@ -1,3 +1,5 @@
+import tracemalloc
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,7 +10,7 @@ from torch import nn
 
 from fcn_core.ceiling import through_grid
 from fcn_core.compute import decide
-from fcn_core.data.base import Dataset
+from fcn_core.data.base import Dataset, Subset
 from fcn_core.data.catalogue import open_dataset
 from fcn_core.data.streets import StreetScenes
 from fcn_core.evaluation import (
@@ -17,6 +19,7 @@ from fcn_core.evaluation import (
     Part,
     Report,
     Subject,
+    Sums,
     evaluate,
     image_iou,
     rescore,
@@ -105,6 +108,26 @@ def test_an_image_in_two_parts_is_refused(predictor: Predictor, dataset: Dataset
         Evaluation.collect(dataset, [part, part])
     with pytest.raises(ValueError, match="0 results"):
         Evaluation.collect(dataset, [Part([], part.sums)])
+
+
+def test_memory_does_not_grow_with_the_pixels_of_the_set(predictor: Predictor, dataset: Dataset) -> None:
+    """Of each further image a few kilobytes are kept, and not the counts that are added up (670 kB)."""
+    many = Subset(dataset, [0] * 200)
+    one = evaluate(predictor, dataset, [0], Inference())
+
+    def parts() -> Iterator[Part]:
+        for index in range(200):
+            yield Part([one.images[0]._replace(sample=index)], Sums(*(counts.copy() for counts in one.sums)))
+
+    tracemalloc.start()
+    try:
+        Evaluation.collect(many, parts())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    sums = sum(counts.nbytes for counts in one.sums)
+    assert peak < 5 * sums + 200 * 10_000
+    assert 200 * sums > 20 * peak
 
 
 def test_what_is_kept_is_that_of_the_predictions(whole: Evaluation, predictor: Predictor, dataset: Dataset) -> None:

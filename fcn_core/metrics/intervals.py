@@ -5,7 +5,7 @@ Where images come from few video sequences they resemble each other, and an inte
 whole sequences are drawn.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from fcn_core.settings import Value
 LEVEL = 0.95
 NUM_SAMPLES = 2000
 _CELLS = 2**24
-"""Numbers held at once in matrices of drawn sets."""
+"""Numbers held at once of drawn sets."""
 
 
 class Interval(Value):
@@ -40,18 +40,24 @@ class Intervals(NamedTuple):
     class_iou: tuple[Interval, ...]
 
 
-def draws(num_images: int, groups: Sequence[str] | None = None, seed: int = 0) -> NDArray[np.int64]:
-    """Return how often each image occurs in each of `NUM_SAMPLES` drawn sets, (NUM_SAMPLES, N).
+def draws(
+    num_images: int, groups: Sequence[str] | None = None, at_once: int = NUM_SAMPLES
+) -> Iterator[NDArray[np.int64]]:
+    """Yield how often each image occurs in each of `NUM_SAMPLES` drawn sets, (up to `at_once`, N) at a time.
+
+    Equal images and groups give equal draws, so that two runs are compared on the same sets.
 
     Args:
         num_images: N.
         groups: the sequence of each image, if sequences are drawn rather than images.
-        seed: of the draws; equal arguments give equal draws, so that two runs are compared on the same sets.
+        at_once: drawn sets that are yielded together; it changes no number.
     """
     members = np.unique(groups, return_inverse=True)[1] if groups is not None else np.arange(num_images)
     num_groups = int(members.max()) + 1
-    chosen = np.random.default_rng(seed).multinomial(num_groups, np.full(num_groups, 1 / num_groups), NUM_SAMPLES)
-    return chosen[:, members]
+    generator = np.random.default_rng(0)
+    for start in range(0, NUM_SAMPLES, at_once):
+        size = min(at_once, NUM_SAMPLES - start)
+        yield generator.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size)[:, members]
 
 
 def intervals(runs: Sequence[ArrayLike], rule: Rule, groups: Sequence[str] | None = None) -> Intervals:
@@ -84,9 +90,8 @@ def paired(
 def _intervals(terms: Sequence[tuple[NDArray[np.int64], float]], rule: Rule, groups: Sequence[str] | None) -> Intervals:
     num_images, _, num_classes = terms[0][0].shape
     value = _combined(terms, rule, np.ones((1, num_images)))[0]
-    weights = draws(num_images, groups)
-    step = max(1, _CELLS // (num_classes + 1) ** 2)
-    parts = [_combined(terms, rule, weights[start : start + step]) for start in range(0, len(weights), step)]
+    at_once = max(1, _CELLS // max(num_images, (num_classes + 1) ** 2))
+    parts = [_combined(terms, rule, weights) for weights in draws(num_images, groups, at_once)]
     found = [_interval(one, drawn) for one, drawn in zip(value, np.concatenate(parts).T, strict=True)]
     return Intervals(found[0], tuple(found[1:]))
 
