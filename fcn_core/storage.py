@@ -73,21 +73,36 @@ def read_bytes(url: str) -> bytes:
 def write_bytes(url: str, contents: bytes) -> None:
     """Replace a file in one step: readers see the old contents or the new, never a part."""
     filesystem, path = _open(url)
-    if not is_local(url):
+    if is_local(url):
+        with _written(Path(path), contents) as partial:
+            partial.replace(path)
+    else:
         filesystem.pipe_file(path, contents)
+
+
+def create_bytes(url: str, contents: bytes) -> None:
+    """Write a file that must not be there yet, in one step: of several writers at the same moment one succeeds.
+
+    Contents should be this writer's alone (hold a random token): the client of an object store repeats a request whose
+    answer was lost, and then meets its own file. The store must know conditional writes.
+
+    Raises:
+        FileExistsError: it is there.
+    """
+    filesystem, path = _open(url)
+    if is_local(url):
+        # Unlike a rename, a link never replaces.
+        with _written(Path(path), contents) as partial:
+            Path(path).hardlink_to(partial)
         return
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(contents)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(partial).chmod(0o644)
-        Path(partial).replace(target)
-    finally:
-        Path(partial).unlink(missing_ok=True)
+        filesystem.pipe_file(path, contents, mode="create")
+    except OSError as error:
+        # s3fs knows a taken key by a part of the answer that not every server sends.
+        if not filesystem.exists(path):
+            raise
+        if read_bytes(url) != contents:
+            raise FileExistsError(f"{url} is there already") from error
 
 
 def list_folder(url: str) -> list[str]:
@@ -177,14 +192,9 @@ def cached(url: str) -> Path:
     key = hashlib.sha256(json.dumps([url, version], sort_keys=True, default=str).encode()).hexdigest()
     target = cache_folder() / "files" / key[:2] / f"{key}{Path(path).suffix}"
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=target.parent, prefix=PARTIAL)
-        os.close(handle)
-        try:
-            filesystem.get_file(path, partial)
-            Path(partial).replace(target)
-        finally:
-            Path(partial).unlink(missing_ok=True)
+        with _written(target, b"", mode=0o600) as partial:
+            filesystem.get_file(path, str(partial))
+            partial.replace(target)
     return target
 
 
@@ -197,6 +207,23 @@ def _open(url: str) -> tuple[Any, str]:
     # Others write and delete too: what was listed a moment ago is no answer.
     filesystem, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
     return filesystem, str(path)
+
+
+@contextmanager
+def _written(target: Path, contents: bytes, mode: int = 0o644) -> Iterator[Path]:
+    """Give a file with these contents beside `target`, safe on the disk, and remove it if it is still there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f"{PARTIAL}{target.name}.")
+    partial = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.chmod(mode)
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _digest(path: Path) -> str:

@@ -24,6 +24,7 @@ from jobs._cli import FROM_OUTSIDE, Settings, exit_codes, read
 from jobs._console import Console
 from jobs._scores import number, table
 
+MOST_STRIDE = 256
 WAYS = {"average": through_grid, "search": best_through_grid}
 
 
@@ -40,8 +41,8 @@ class CeilingCommand(Settings):
 
     experiment: CliPositionalArg[str] = Field(description=f"whose data: one of {', '.join(EXPERIMENTS)}")
     data: str | None = Field(None, description="folder or URL of the data")
-    splits: list[str] = Field(["train", "val"], description="which splits")
-    strides: list[int] = Field([32, 16, 8], description="pixels")
+    splits: list[str] = Field(["train", "val"], min_length=1, description="which splits")
+    strides: list[int] = Field([32, 16, 8], min_length=1, description=f"pixels, up to {MOST_STRIDE}")
     way: Literal["average", "search"] = Field("average", description="how scores on the grid are found")
     every: int = Field(1, ge=1, description="take every n-th image only")
 
@@ -62,12 +63,15 @@ def ceiling(command: CeilingCommand, console: Console) -> None:
     """
     if command.experiment not in EXPERIMENTS:
         raise ValueError(f"no experiment {command.experiment!r}; experiments are {', '.join(EXPERIMENTS)}")
-    if any(stride < 1 for stride in command.strides):
-        raise ValueError(f"strides are pixels from 1, not {min(command.strides)}")
+    wrong = [stride for stride in command.strides if not 1 <= stride <= MOST_STRIDE]
+    if wrong:
+        raise ValueError(f"strides are pixels from 1 to {MOST_STRIDE}, not {wrong[0]}")
     run = EXPERIMENTS[command.experiment]()
     torch.set_num_threads(1)  # Images go over threads; more in each would only contend.
     if command.data is not None:
         run = override(run, {"data.path": storage.absolute(command.data)})
+    if run.data.path is not None:
+        storage.check_access(run.data.path)
     for split in command.splits:
         dataset = open_split(run.data, split)
         indexes = range(0, len(dataset.names), command.every)

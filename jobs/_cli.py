@@ -260,6 +260,8 @@ def _names(group: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
+    if not names:
+        return ""
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(near)}?" if near else f"; settings are {', '.join(names)}"
 

@@ -21,7 +21,7 @@ from fcn_core.settings import Run, Value, setting_names
 from jobs._cli import FROM_OUTSIDE, Settings, exit_codes, read
 from jobs._console import Console
 from jobs._curves import draw_curves
-from jobs._evaluations import Stored, stored_evaluation
+from jobs._evaluations import Stored, file_name, stored_evaluation
 from jobs._runs import Target, find_run
 from jobs._scores import number, span, table
 
@@ -104,12 +104,14 @@ def compare(command: CompareCommand, console: Console) -> str:
     if RULES.get(command.rule, RULES["per_batch"]).over == "batch":
         known = ", ".join(name for name in RULES if RULES[name].over != "batch")
         raise ValueError(f"no rule {command.rule!r} for comparisons; rules are {known}")
+    storage.check_access(command.storage)
     arms = _arms(command)
     if len(arms) < 2:
         raise ValueError("nothing to compare: give at least two runs that differ in more than their seed")
     _check_alike([stored for arm in arms for stored in arm.evaluations])
     comparison = _comparison(arms, RULES[command.rule])
-    url = storage.join(storage.absolute(command.storage), "comparisons", "-vs-".join(arm.label for arm in arms)[:200])
+    name = file_name("-vs-".join(arm.label for arm in arms))
+    url = storage.join(storage.absolute(command.storage), "comparisons", name)
     with storage.publishing(url) as folder:
         (folder / "comparison.json").write_text(comparison.model_dump_json(indent=1) + "\n")
         _draw(arms, comparison, folder)
@@ -119,9 +121,12 @@ def compare(command: CompareCommand, console: Console) -> str:
 
 
 def _arms(command: CompareCommand) -> list[Arm]:
+    # The same run, or a copy of it, given twice is one and no other seed.
+    targets: dict[str, Target] = {}
+    for target in (find_run(name, command.storage) for name in command.runs):
+        targets.setdefault(target.run.run_id, target)
     pooled: dict[str, list[Target]] = {}
-    for name in dict.fromkeys(command.runs):
-        target = find_run(name, command.storage)
+    for target in targets.values():
         pooled.setdefault(_but_for_the_seed(target.run), []).append(target)
     labels = _labels([targets[0].run for targets in pooled.values()])
     return [
@@ -209,7 +214,9 @@ def _arm_report(arm: Arm, rule: Rule) -> ArmReport:
 
 def _draw(arms: Sequence[Arm], comparison: Comparison, folder: Path) -> None:
     folders = {arm.label: [target.folder for target in arm.targets] for arm in arms}
-    draw_curves(folders, folder / "validation.png", arms[0].evaluations[0].report.rule)
+    # While they train, runs are scored by the headline rule and without any augmentation.
+    num_classes = len(arms[0].evaluations[0].report.classes)
+    draw_curves(folders, folder / "validation.png", Rule().describe(num_classes))
     for index, (arm, found) in enumerate(zip(arms[1:], comparison.differences, strict=True), start=1):
         rows = [_row("mean IoU", found.mean_iou)]
         rows += [_row(name, one) for name, one in zip(comparison.classes, found.class_iou, strict=True)]
@@ -225,7 +232,7 @@ def _row(name: str, interval: Interval) -> Difference:
 
 def _show(comparison: Comparison, console: Console) -> None:
     for arm in comparison.arms:
-        spread = f" ± {number(arm.standard_deviation)} over {len(arm.runs)} seeds" if arm.standard_deviation else ""
+        spread = f" ± {number(arm.standard_deviation)} over {len(arm.runs)} seeds" if len(arm.runs) > 1 else ""
         console.say(f"{arm.label}: mean IoU {number(arm.mean_iou.value)}{spread} ({span(arm.mean_iou)}) %")
     for found in comparison.differences:
         shown = table(("difference", "95 % interval"), "in percentage points")

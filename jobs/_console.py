@@ -19,7 +19,8 @@ class Console:
     """Shows messages, progress and finished epochs."""
 
     def __init__(self) -> None:
-        self.rich = RichConsole(highlight=False, soft_wrap=True)
+        # Names of classes and paths are shown as they are, with whatever brackets and colons they have.
+        self.rich = RichConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -44,7 +45,7 @@ class Console:
 
     def say(self, message: str) -> None:
         """Print a line."""
-        self.rich.print(message, markup=False)
+        self.rich.print(message)
 
     def show(self, item: str | Progress | Epoch) -> None:
         """Show whatever a worker put on the board."""

@@ -1,20 +1,21 @@
 """Evaluating a run's checkpoint over workers."""
 
 import hashlib
+import shlex
 import sys
 import tempfile
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import CliPositionalArg
 
 from fcn_core import storage
-from fcn_core.checkpoint import Card
-from fcn_core.data.audit import audit_split
+from fcn_core.checkpoint import Card, best_epoch
+from fcn_core.data.audit import Policy, audit_split
 from fcn_core.data.base import Dataset, Subset
 from fcn_core.data.catalogue import open_split
-from fcn_core.evaluation import Evaluation, Subject, summarise
+from fcn_core.evaluation import Checkpoint, Evaluation, Subject, summarise
 from fcn_core.metrics.rules import RULES
 from fcn_core.predict import Inference
 from fcn_core.settings import Data, Run, override
@@ -24,7 +25,7 @@ from jobs._evaluations import Stored, read_evaluation, stored_evaluation
 from jobs._runs import Target, find_checkpoint, find_run
 from jobs._scores import show, show_rules, span
 from jobs._sheets import draw_figures, draw_sheet, ranked, spread
-from jobs._team import Images, Team, team
+from jobs._team import Images, Start, Team, team
 
 
 class EvaluateCommand(Inference, Resources, Settings):
@@ -35,11 +36,14 @@ class EvaluateCommand(Inference, Resources, Settings):
     """
 
     model_config = FROM_OUTSIDE
-    aliases: ClassVar[dict[str, str]] = {"class": "class_name"}
+    aliases: ClassVar[dict[str, str]] = {"class": "class_name", "data.audit": "audit"}
 
     run: CliPositionalArg[str] = Field(description="folder or URL of a run, or its name below STORAGE/runs")
     split: str = Field("val", description="val, train, test, or PATH/SPLIT of other data laid out as the run's")
     data: str | None = Field(None, description="where the run's data lie now, if not where they were")
+    audit: Policy | None = Field(
+        None, description="what bad samples do: fail, leave_out or warn; as in training if left out"
+    )
     step: str | None = Field(
         None, description="checkpoint: best, last or a step; the best if left out, the last for folds"
     )
@@ -50,6 +54,12 @@ class EvaluateCommand(Inference, Resources, Settings):
     best: bool = Field(False, description="draw the images with the highest IoU")
     class_name: str | None = Field(None, description="--class: draw images that show a class, by the IoU of that class")
     num_predictions: int = Field(5, ge=1, le=50, description="images on a sheet")
+
+    @field_validator("split")
+    @classmethod
+    def _absolute(cls, split: str) -> str:
+        root, slash, name = split.rstrip("/").rpartition("/")
+        return storage.join(storage.absolute(root or "/"), name) if slash else name
 
     @property
     def inference(self) -> Inference:
@@ -77,6 +87,12 @@ class EvaluateCommand(Inference, Resources, Settings):
         return "-".join(parts)
 
 
+def command_for(url: str, resources: Resources, step: str | None = None) -> EvaluateCommand:
+    """Return the command that evaluates a run on validation, with the resources of another command."""
+    same = {name: getattr(resources, name) for name in Resources.model_fields}
+    return EvaluateCommand(run=url, step=step, **same)
+
+
 class Scored(NamedTuple):
     """The images to be scored."""
 
@@ -97,10 +113,11 @@ def main() -> None:
         made = (evaluate_folds if target.folds else evaluate_run)(target, command, console)
         show(made.report, console)
         console.say(f"everything   {made.url}")
-        console.say(f"next         python jobs/evaluate.py {command.run} --worst  (where it errs); --rule all; --help")
+        again = shlex.join(["python", "jobs/evaluate.py", *sys.argv[1:]])
+        console.say(f"next         {again} --worst  (where it errs); --rule all; --help")
 
 
-def evaluate_run(target: Target, command: EvaluateCommand, console: Console) -> Stored:
+def evaluate_run(target: Target, command: EvaluateCommand, console: Console, start: Start = team) -> Stored:
     """Return the evaluation of a run, kept from before or made now, and draw the sheets that are asked for.
 
     Raises:
@@ -108,6 +125,9 @@ def evaluate_run(target: Target, command: EvaluateCommand, console: Console) -> 
         FileNotFoundError: data or checkpoint are not there.
     """
     checkpoint, card, identity = find_checkpoint(target, command.step or "best")
+    best = best_epoch(target.folder.read_epochs())
+    if command.step in (None, "best") and best is not None and best.step != identity.step:
+        console.say(f"the best checkpoint, of step {best.step}, is not whole: step {identity.step} is taken")
     if command.class_name is not None and command.class_name not in card.classes.names:
         raise ValueError(f"no class {command.class_name!r}; classes are {', '.join(card.classes.names)}")
     scored = _audited(target.run, command, card, console)
@@ -126,13 +146,14 @@ def evaluate_run(target: Target, command: EvaluateCommand, console: Console) -> 
         console.say(f"already evaluated: {kept.url}")
         if not command.sheets:
             return kept
-    with team(command, checkpoint, scored.images, command.inference, console) as workers:
+    with start(command, checkpoint, scored.images, command.inference, console) as workers:
         if kept is None:
             console.say(f"evaluating step {identity.step} of {identity.run_id} on {subject.num_images} images")
-            evaluation = Evaluation.collect(open_split(*scored.images[:2]), workers.evaluate(console))
-            report = summarise(evaluation, subject, _fitted(target, command))
-            kept = Stored(_url(target, command), evaluation, report)
-            with storage.publishing(kept.url) as folder:
+            # Opened first: a storage that cannot be written to is found before the work is done.
+            with storage.publishing(_url(target, command)) as folder:
+                evaluation = Evaluation.collect(open_split(*scored.images[:2]), workers.evaluate(console))
+                report = summarise(evaluation, subject, _fitted(target, command, identity))
+                kept = Stored(_url(target, command), evaluation, report)
                 kept.write(folder)
                 draw_figures(kept, folder)
                 sheet = spread("predictions", range(subject.num_images), command.num_predictions)
@@ -142,7 +163,7 @@ def evaluate_run(target: Target, command: EvaluateCommand, console: Console) -> 
     return kept
 
 
-def evaluate_folds(target: Target, command: EvaluateCommand, console: Console) -> Stored:
+def evaluate_folds(target: Target, command: EvaluateCommand, console: Console, start: Start = team) -> Stored:
     """Evaluate each fold of a k-fold run on the part that it was not trained on, and all parts together.
 
     The last checkpoint of each fold is taken: to choose the best by the images that are scored would flatter.
@@ -153,7 +174,7 @@ def evaluate_folds(target: Target, command: EvaluateCommand, console: Console) -
     parts = []
     for url in target.folds:
         fold = find_run(url, command.storage)
-        parts.append(evaluate_run(fold, of_fold, console))
+        parts.append(evaluate_run(fold, of_fold, console, start))
         over_images = parts[-1].report.mean_iou_over_images
         console.say(f"fold {fold.run.data.fold}: mean IoU {percent(over_images.value)} ({span(over_images)})")
     subjects = [part.report.subject for part in parts]
@@ -179,6 +200,10 @@ def _url(target: Target, command: EvaluateCommand) -> str:
 def _audited(run: Run, command: EvaluateCommand, card: Card, console: Console) -> Scored:
     """Open what is to be scored; let whatever is wrong with it be said before any worker starts."""
     data, split = _data(run, command)
+    if data.path is not None:
+        storage.check_access(data.path)
+        if not storage.exists(data.path):
+            raise FileNotFoundError(f"there are no data in {data.path}: say with --data where they lie now")
     dataset = open_split(data, split)
     if dataset.classes.names != card.classes.names:
         theirs, ours = ", ".join(card.classes.names), ", ".join(dataset.classes.names)
@@ -186,7 +211,7 @@ def _audited(run: Run, command: EvaluateCommand, card: Card, console: Console) -
     findings, found = audit_split(
         command.split,
         dataset,
-        data.audit,
+        command.audit or data.audit,
         progress=lambda done, of: console.count("auditing data, sample", done, of),
     )
     console.done()
@@ -204,17 +229,19 @@ def _data(run: Run, command: EvaluateCommand) -> tuple[Data, str]:
         raise ValueError(f"the run's data are drawn, not read: nothing in {place} is laid out as they are")
     changes: dict[str, str | None] = {"data.path": storage.absolute(place)}
     if root:
-        # Other data than the run's: its splits have their own names, and its folds no meaning.
-        changes |= {"data.train_split": "train", "data.val_split": "val", "data.folds": None, "data.fold": None}
+        # Other data than the run's: its splits have their own names, and its folds no meaning. No other need be there.
+        changes |= {"data.train_split": split, "data.val_split": split, "data.folds": None, "data.fold": None}
     return override(run, changes).data, split
 
 
-def _fitted(target: Target, command: EvaluateCommand) -> tuple[float, str] | None:
-    """Return the temperature that validation chose, where it is not validation that is evaluated."""
+def _fitted(target: Target, command: EvaluateCommand, identity: Checkpoint) -> tuple[float, str] | None:
+    """Return the temperature that validation chose for a checkpoint, where it is not validation that is evaluated."""
     if command.split == "val":
         return None
     kept = read_evaluation(_url(target, command.model_copy(update={"split": "val"})))
-    return (kept.report.calibration.temperature, "val") if kept else None
+    if kept is None or kept.report.subject.checkpoints != (identity,):
+        return None
+    return kept.report.calibration.temperature, "val"
 
 
 def _draw_sheets(made: Stored, dataset: Dataset, workers: Team, command: EvaluateCommand, console: Console) -> None:

@@ -1,5 +1,8 @@
 """Evaluations that are kept in the folder of a run."""
 
+import re
+import shlex
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,7 +10,14 @@ from fcn_core import storage
 from fcn_core.evaluation import Evaluation, Report
 from jobs._runs import Target
 
+_LONGEST_NAME = 200
 EVALUATION, SCORES = "evaluation.npz", "scores.json"
+
+
+def file_name(text: str) -> str:
+    """Return what people wrote, such as the name of a class, as the name of a file, without its ending."""
+    name = re.sub(r"[^\w.-]+", "-", text)
+    return name if len(name.encode()) <= _LONGEST_NAME else f"{name[:30]}-{sha256(text.encode()).hexdigest()[:10]}"
 
 
 class Stored(NamedTuple):
@@ -41,9 +51,10 @@ def stored_evaluation(target: Target, name: str) -> Stored:
     """
     stored = read_evaluation(storage.join(target.url, "evaluations", name))
     if stored is None:
-        there = storage.list_folder(storage.join(target.url, "evaluations"))
+        everything = storage.list_folder(storage.join(target.url, "evaluations"))
+        there = [one for one in everything if not one.startswith(storage.PARTIAL)]
         known = f"there are {', '.join(there)}; " if there else ""
-        raise FileNotFoundError(
-            f"{target.url} has no evaluation {name!r}: {known}first python jobs/evaluate.py {target.url}"
-        )
+        options = "" if name == "val" else f"  (with the --split, --tta or --step that {name!r} stands for)"
+        first = f"first python jobs/evaluate.py {shlex.quote(target.url)}{options}"
+        raise FileNotFoundError(f"{target.url} has no evaluation {name!r}: {known}{first}")
     return stored

@@ -5,7 +5,7 @@ from fcn_core.checkpoint import RunFolder
 from fcn_core.settings import override
 from jobs._cli import Job
 from jobs._console import Console
-from jobs._evaluate import EvaluateCommand, evaluate_folds
+from jobs._evaluate import command_for, evaluate_folds
 from jobs._report import report
 from jobs._runs import find_run
 from jobs._scores import show
@@ -26,9 +26,7 @@ def train_folds(job: Job, console: Console) -> None:
     for fold_run in fold_runs:
         report(*run_job(Job(fold_run, launch), console), fold_run, console)
     RunFolder(url).write_run(run_facts(run) | {"folds": [fold_run.run_id for fold_run in fold_runs]})
-    command = EvaluateCommand(
-        run=url, **{name: getattr(launch, name) for name in ("workers", "storage", "device", "cpus_per_worker")}
-    )
+    command = command_for(url, launch)
     made = evaluate_folds(find_run(url, launch.storage), command, console)
     show(made.report, console)
     console.say(f"everything   {made.url}")

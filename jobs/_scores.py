@@ -48,7 +48,8 @@ def show(report: Report, console: Console) -> None:
 def table(columns: Sequence[str], unit: str = "in %") -> Table:
     """Return an empty table of numbers by name."""
     numbers = (Column(name, justify="right", no_wrap=True) for name in columns)
-    return Table(Column(unit, no_wrap=True), *numbers, box=SIMPLE_HEAD)
+    # Where the width does not do, names are folded: a number that is cut off would be a wrong one.
+    return Table(Column(unit, overflow="fold"), *numbers, box=SIMPLE_HEAD)
 
 
 def _show_doubts(report: Report, console: Console) -> None:

@@ -19,7 +19,7 @@ from fcn_core.metrics.calibration import MOST_PIXELS
 from fcn_core.metrics.rules import scores
 from fcn_core.settings import Classes
 from jobs._console import percent
-from jobs._evaluations import Stored
+from jobs._evaluations import Stored, file_name
 
 Predict = Callable[[Sequence[int]], list[NDArray[np.uint8]]]
 """Returns the predicted labels of the images at some places."""
@@ -33,6 +33,10 @@ class Sheet(NamedTuple):
     """Among the images that were evaluated."""
     label: int | None = None
     """The class that it is about."""
+
+    def title(self, classes: Classes) -> str:
+        """Return the name, with that of the class."""
+        return self.name if self.label is None else f"{self.name} {classes.names[self.label]}"
 
 
 def spread(name: str, places: Sequence[int], count: int, label: int | None = None) -> Sheet:
@@ -57,7 +61,6 @@ def ranked(
         ValueError: no image shows the class.
     """
     label = None if class_name is None else classes.names.index(class_name)
-    suffix = f"-{class_name}" if class_name else ""
     iou = image_iou(evaluation, label)
     # Images where the class is only imagined have an IoU of 0: they are among the worst.
     shown = np.flatnonzero(np.isfinite(iou))
@@ -67,15 +70,16 @@ def ranked(
     wrong = wrong_pixels(evaluation, label)
     order = shown[np.lexsort((-wrong[shown], iou[shown]))].tolist()
     places = {"worst": order[:count], "best": order[::-1][:count]}
-    sheets = [Sheet(f"{end}{suffix}", places[end], label) for end in ends]
-    return sheets or [spread(f"class{suffix}", shown.tolist(), count, label)]
+    sheets = [Sheet(end, places[end], label) for end in ends]
+    return sheets or [spread("class", shown.tolist(), count, label)]
 
 
 def draw_figures(made: Stored, folder: Path) -> None:
     """Draw confusion matrix, reliability and precision against recall into a local folder."""
     evaluation, report = made.evaluation, made.report
     subject, fit = report.subject, report.calibration
-    title = f"{subject.checkpoints[0].run_id} on {subject.split}"
+    first, *more = (checkpoint.run_id for checkpoint in subject.checkpoints)
+    title = f"{first}{f' and {len(more)} more folds' if more else ''} on {subject.split}"
     confusion_matrix(evaluation.confusion.sum(0), subject.classes, folder / "confusion.png", title, report.rule)
     fitted = f"at temperature {fit.temperature:.2f}, fitted on {fit.fitted_on}"
     labels = (
@@ -103,8 +107,9 @@ def draw_sheet(sheet: Sheet, made: Stored, dataset: Dataset, predict: Predict, f
         sample = dataset.read(place)
         caption = _caption(made.evaluation.confusion[place], subject.classes, sheet.label)
         rows.append(PredictionRow(dataset.names[place], sample.image, sample.mask, labels, caption))
-    path = folder / f"{sheet.name}.png"
-    title = f"{checkpoint.run_id}, step {checkpoint.step}: {sheet.name.replace('-', ' ')}"
+    about = sheet.title(subject.classes)
+    path = folder / f"{file_name(about)}.png"
+    title = f"{checkpoint.run_id}, step {checkpoint.step}: {about}"
     predictions(rows, subject.classes, path, title=title, highlight=sheet.label)
     return path
 

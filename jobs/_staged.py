@@ -29,7 +29,10 @@ class StagedCommand(Command):
     stride_of_job = 32
 
     learning_rate_factor: float = Field(
-        0.01, gt=0, le=1, description="multiplies the learning rate from stage to stage; the papers' is 0.01"
+        1.0,
+        gt=0,
+        le=1,
+        description="multiplies the learning rate from stage to stage; the papers fine-tune a trained trunk with 0.01",
     )
     at_once: bool = Field(True, description="train FCN-8s at once too")
 
@@ -48,8 +51,12 @@ def train_staged(job: Job, command: StagedCommand, console: Console) -> None:
     """Train the stages one after the other and draw their curves in one figure.
 
     Raises:
-        ValueError: as `run_job`.
+        ValueError: as `run_job`, or the settings are those of several runs or of another first stage.
     """
+    if job.run.data.folds is not None and job.run.data.fold is None:
+        raise ValueError("a staged training is of one fold: set data.fold beside data.folds")
+    if job.run.model.stride != 32:
+        raise ValueError(f"stages begin with stride 32, not {job.run.model.stride}: leave out model.stride")
     trained: list[tuple[str, Target]] = []
     run = job.run
     for label, run in _stages(job.run, job.launch, command):

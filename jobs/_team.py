@@ -1,7 +1,7 @@
 """Workers that share out the images of a data set."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import cycle
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from fcn_core.data.catalogue import open_split
 from fcn_core.evaluation import Part, evaluate
 from fcn_core.predict import Inference, Predictor
 from fcn_core.settings import Compute, Data
-from jobs._cli import Resources
+from jobs._cli import Resources, RunFailedError
 from jobs._console import Console
 from jobs._ray import KEEP_MEMORY, cluster, environment_variables, resources_per_worker
 
@@ -67,6 +67,7 @@ class Team:
 
         Raises:
             ValueError: an image cannot be read.
+            RunFailedError: workers were lost too often, or are out of memory.
         """
         from ray.util import ActorPool
 
@@ -88,6 +89,10 @@ class Team:
         actors = cycle(self._actors)
         with _causes():
             return list(ray.get([next(actors).labels.remote(self._indexes[place]) for place in places]))
+
+
+Start = Callable[[Resources, str, Images, Inference, Console], AbstractContextManager[Team]]
+"""How workers are started: `team`, or without Ray in tests."""
 
 
 @contextmanager
@@ -118,9 +123,14 @@ def team(
 @contextmanager
 def _causes() -> Iterator[None]:
     """Raise what a worker raised, without Ray's account of where."""
-    from ray.exceptions import RayTaskError
+    from ray.exceptions import RayError, RayTaskError
 
     try:
         yield
     except RayTaskError as error:
+        if isinstance(error.cause, torch.OutOfMemoryError):
+            raise RunFailedError("the device is out of memory: give --tile, such as --tile 512") from error
         raise error.cause from error
+    except RayError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise RunFailedError(f"a worker was lost and could not be replaced: {last}") from error

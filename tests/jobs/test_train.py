@@ -7,15 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 from PIL import Image
 
 from fcn_core import storage
@@ -23,9 +19,9 @@ from fcn_core.checkpoint import RunFolder
 from fcn_core.data.streets import StreetScenes
 from fcn_core.predict import Predictor
 from fcn_core.settings import Streets
+from tests.jobs.commands import ROOT, processes_of, s3_server
 from tests.tiny import assert_same_bits
 
-ROOT = Path(__file__).parents[2]
 JOB = ["jobs/train_fcn8s.py", "streets"]
 # Workers live on for two or three seconds when their driver is killed: the run must last longer.
 SETTINGS = [
@@ -38,25 +34,6 @@ SETTINGS = [
 ]
 
 pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture(scope="module")
-def ray_folder() -> Iterator[Path]:
-    """Sockets have paths of at most 107 bytes, too few for pytest's own folders."""
-    with tempfile.TemporaryDirectory(prefix="fcn") as name:
-        yield Path(name)
-
-
-@pytest.fixture(scope="module")
-def environment(ray_folder: Path) -> dict[str, str]:
-    return os.environ | {
-        # As in an activated environment: Ray runs the `python` of a submitted job by name.
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HOME": str(ray_folder),
-        "RAY_TMPDIR": str(ray_folder),
-        "FCN_CACHE": str(ray_folder / "cache"),
-        "PYTHONUNBUFFERED": "1",
-    }
 
 
 @pytest.fixture(scope="module")
@@ -102,45 +79,12 @@ def run_until_the_first_epoch_is_saved(process: subprocess.Popen[str]) -> str:
     return printed
 
 
-def processes_of(ray_folder: Path) -> dict[int, str]:
-    """Return the command lines, by process id, of everything started with our temporary folder."""
-    found = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"RAY_TMPDIR={ray_folder}".encode() in (entry / "environ").read_bytes():
-                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-    return found
-
-
 def assert_nothing_left(ray_folder: Path) -> None:
     """Ray's two agents are let go: where the head was killed they look for it for a minute before they end too."""
     deadline = time.monotonic() + 30
     while left := [line for line in processes_of(ray_folder).values() if "Agent" not in line]:
         assert time.monotonic() < deadline, left
         time.sleep(0.5)
-
-
-@contextmanager
-def s3_server(patch: pytest.MonkeyPatch, environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    host, port = server.get_host_and_port()
-    access = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    for name, value in access.items():
-        patch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket="lab")
-    try:
-        yield dict(environment) | access
-    finally:
-        server.stop()
 
 
 def test_a_run_leaves_all_that_it_promises(two_workers: RunFolder, ray_folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""The registry of models: versions, the log of champions, and the gate between them."""

@@ -1,0 +1,160 @@
+"""What the tests of commands have in common."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import pytest
+from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from fcn_core.checkpoint import RunFolder
+from fcn_core.data.catalogue import open_split
+from fcn_core.data.streets import StreetScenes
+from fcn_core.evaluation import Evaluation, Part, Sums, evaluate
+from fcn_core.metrics.calibration import TEMPERATURES
+from fcn_core.metrics.objects import Objects
+from fcn_core.metrics.precision import BINS
+from fcn_core.predict import Inference, Predictor
+from fcn_core.settings import VOID, Run, Streets, override
+from jobs._cli import Resources
+from jobs._console import Console
+from jobs._team import Images, Team
+from jobs._train import run_facts
+
+ROOT = Path(__file__).parents[2]
+Main = Callable[[], None]
+Here = Callable[..., None]
+"""Carries out a command, given its `main` and arguments."""
+Refused = Callable[..., str]
+"""The same, for a command that ends with a line for the user, which is returned."""
+
+
+def processes_of(ray_folder: Path) -> dict[int, str]:
+    """Return the command lines, by process id, of everything started with our temporary folder."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"RAY_TMPDIR={ray_folder}".encode() in (entry / "environ").read_bytes():
+                found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+    return found
+
+
+@contextmanager
+def s3_server(patch: pytest.MonkeyPatch, environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    access = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    for name, value in access.items():
+        patch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="lab")
+    try:
+        yield dict(environment) | access
+    finally:
+        server.stop()
+
+
+class LocalTeam(Team):
+    """What a team does, in this process."""
+
+    def __init__(self, checkpoint: str, images: Images, inference: Inference) -> None:
+        self.predictor = Predictor.load(checkpoint)
+        self.dataset = open_split(images.data, images.split)
+        self.indexes = images.indexes
+        self.inference = inference
+
+    def evaluate(self, console: Console) -> Iterator[Part]:
+        yield evaluate(self.predictor, self.dataset, self.indexes, self.inference)
+        console.done()
+
+    def labels(self, places: Sequence[int]) -> list[NDArray[np.uint8]]:
+        images = [self.dataset.read(self.indexes[place]).image for place in places]
+        return [self.predictor.labels(image, self.inference).numpy() for image in images]
+
+
+class WithoutRay:
+    """Starts local teams, and counts them."""
+
+    def __init__(self) -> None:
+        self.started = 0
+
+    @contextmanager
+    def __call__(
+        self, resources: Resources, checkpoint: str, images: Images, inference: Inference, console: Console
+    ) -> Iterator[Team]:
+        assert resources.workers
+        console.done()
+        self.started += 1
+        yield LocalTeam(checkpoint, images, inference)
+
+
+def with_settings(folder: RunFolder, changes: Mapping[str, Any]) -> RunFolder:
+    """Change what run.json says of a run, without training it again."""
+    facts = folder.read_run()
+    assert facts is not None
+    folder.write_run(facts | {"settings": override(Run.model_validate(facts["settings"]), changes).model_dump()})
+    return folder
+
+
+def write_run(url: str, run: Run, more: Mapping[str, Any] | None = None) -> RunFolder:
+    folder = RunFolder(url)
+    folder.write_run(run_facts(run) | dict(more or {}))
+    return folder
+
+
+def write_images(
+    root: Path,
+    names: Sequence[str],
+    splits: Mapping[str, int],
+    sizes: Sequence[tuple[int, int]] = ((40, 48),),
+    sequence: str | None = None,
+) -> Path:
+    """Write street scenes as a data set of the kind 'folder', with the first classes under other names."""
+    root.mkdir(parents=True)
+    (root / "classes.json").write_text(json.dumps({"names": list(names), "sequence": sequence}))
+    scenes = StreetScenes(Streets(num_train=100, height=64, width=64), "train")
+    scene = 0
+    for split, count in splits.items():
+        for kind in ("images", "masks"):
+            (root / split / kind).mkdir(parents=True)
+        for number in range(count):
+            height, width = sizes[scene % len(sizes)]
+            image, mask = (part[:height, :width] for part in scenes.read(scene))
+            labels = np.where(mask == VOID, mask, np.minimum(mask, len(names) - 1)).astype(np.uint8)
+            Image.fromarray(image).save(root / split / "images" / f"{split}_{number}.png")
+            Image.fromarray(labels).save(root / split / "masks" / f"{split}_{number}.png")
+            scene += 1
+    return root
+
+
+def evaluation_of(matrices: ArrayLike, sequences: Sequence[str | None] | None = None) -> Evaluation:
+    """Return an evaluation with these confusion matrices (N, C + 1, C), and nothing else measured."""
+    confusion = np.asarray(matrices, np.int64)
+    num_images, _, num_classes = confusion.shape
+    nothing = Objects(np.zeros(0, np.uint8), np.zeros(0), np.zeros((0, 10), np.bool_), np.zeros(num_classes, np.int64))
+    return Evaluation(
+        names=tuple(f"image-{number}" for number in range(num_images)),
+        sequences=tuple(sequences or [None] * num_images),
+        confusion=confusion,
+        boundary=np.zeros((num_images, num_classes, 3), np.int64),
+        objects=(nothing,) * num_images,
+        sums=Sums(
+            np.zeros((num_classes, BINS, 2), np.int64),
+            np.zeros(len(TEMPERATURES), np.int64),
+            np.zeros((len(TEMPERATURES), 15, 3), np.int64),
+        ),
+    )
