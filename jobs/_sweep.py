@@ -1,0 +1,244 @@
+"""Sweeps: many runs over a space of settings, chosen by a search and cut short by a scheduler."""
+
+import fcntl
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from fcn_core import storage
+from fcn_core.data.audit import Audit
+from fcn_core.data.batches import Order
+from fcn_core.settings import Run, override
+from jobs._cli import FROM_OUTSIDE, Command, Job, Launch, RunFailedError, as_yaml, exit_codes, read_job
+from jobs._console import Console
+from jobs._ray import cluster, resources_per_worker
+from jobs._space import as_searches, default_space, with_searches
+from jobs._study import Member, Place, Status, Study, Sweep
+from jobs._sweep_board import SweepBoard
+from jobs._sweep_report import report_sweep
+from jobs._train import check
+
+
+def _as_typed(parts: list[object]) -> list[object]:
+    """Undo that pydantic-settings reads true, false and null among what it parted at commas."""
+    return [part if isinstance(part, str) else json.dumps(part) for part in parts]
+
+
+class SweepCommand(Command):
+    """Search learning rates, skip configurations and any other settings: many training runs, side by side.
+
+    The same command again goes on: finished trials are not run again, and the others resume where they were. With more
+    trials it adds to them.
+    """
+
+    model_config = FROM_OUTSIDE
+    stride_of_job = 8
+
+    trials: int = Field(12, ge=1, description="points of the space that are tried")
+    seeds: int = Field(1, ge=1, description="runs of each point, with seeds from `seed` on; their mean counts")
+    search: Annotated[list[str], BeforeValidator(_as_typed)] = Field(
+        [],
+        description="NAME=VALUES: a,b,c or low..high or log:low..high; nothing leaves the setting out of the search",
+    )
+    method: Literal["even", "tpe"] = Field(
+        "even", description="even: a low-discrepancy random search; tpe: Optuna's, which learns from finished trials"
+    )
+    scheduler: Literal["none", "asha", "median"] = Field("none", description="what ends trials that do badly early")
+    grace_epochs: int = Field(3, ge=1, description="epochs before a scheduler may end a trial")
+    budget_minutes: float | None = Field(None, gt=0, description="stop after so long; the same command goes on later")
+    staged: bool = Field(
+        False,
+        description="each trial trains FCN-32s, 16s and 8s from it, and 8s at once for as long as 32s and 8s together",
+    )
+    finalists: int = Field(3, ge=0, description="best trials that are evaluated, for intervals")
+
+
+def main() -> None:
+    """Carry out a sweep."""
+    command, job = read_job(SweepCommand, sys.argv[1:])
+    if job.print_config:
+        print(as_yaml(job), end="")
+        return
+    with exit_codes(), Console() as console:
+        sweep(command, job, console)
+
+
+def sweep(command: SweepCommand, job: Job, console: Console) -> str:
+    """Run the trials of a sweep, and return the URL of its folder.
+
+    Raises:
+        ValueError: a setting, the space or the data are wrong.
+        RunFailedError: a trial failed, or the cluster can never hold one.
+    """
+    asked, launch = asked_for(command, job.run), job.launch
+    _check(asked, command)
+    root = storage.absolute(launch.storage)
+    url = storage.join(root, "sweeps", asked.sweep_id)
+    console.say(f"sweep {asked.sweep_id} in {url}")
+    for place in (root, asked.run.data.path):
+        if place is not None:
+            storage.check_access(place)
+    audits = _audit(asked, launch, console)
+    with _alone(url):
+        study = Study(asked, Place(url), storage.join(root, "runs"), command.trials)
+        if study.outcomes:
+            console.say(f"{len(study.outcomes)} runs of this sweep have ended before")
+        is_over = study.remaining == 0
+        if not is_over:
+            with cluster(launch):
+                _run_trials(study, launch, audits, command, console)
+        # On a new Ray: runs that a budget cut off have left their CPUs taken in the old one.
+        with nullcontext() if is_over else cluster(launch):
+            report_sweep(study, url, launch, command.finalists, console)
+    _check_outcomes(study, console)
+    return url
+
+
+def asked_for(command: SweepCommand, run: Run) -> Sweep:
+    """Return the sweep around a run that a command asks for."""
+    run = override(run, {"name": f"{run.name.removesuffix('-fcn8s')}-sweep"})
+    stride = {"model.stride": ""} if command.staged else {}
+    return Sweep(
+        run=run,
+        space=with_searches(default_space(run), stride | as_searches(command.search)),
+        method=command.method,
+        scheduler=command.scheduler,
+        grace_epochs=command.grace_epochs,
+        seeds=command.seeds,
+        staged=command.staged,
+    )
+
+
+def _check(asked: Sweep, command: SweepCommand) -> None:
+    """Let everything that can fail from settings alone fail now."""
+    names, run = asked.space.names, asked.run
+    if asked.staged and any(name in names for name in ("model.stride", "model.at_once", "model.start_from")):
+        raise ValueError(
+            "a staged sweep sets model.stride, at_once and start_from itself: leave them out of the search"
+        )
+    if asked.scheduler != "none" and (asked.staged or "optim.epochs" in names):
+        raise ValueError(
+            f"{asked.scheduler} compares runs of equal length, epoch by epoch: "
+            "leave out the scheduler, or staged and optim.epochs"
+        )
+    if run.data.fold is not None:
+        raise ValueError("a sweep runs all folds: leave out data.fold")
+    if not names and command.trials > 1:
+        raise ValueError("nothing is searched, so that all trials are the same: give --search, or --trials 1")
+    asked.space.check(run)
+    for point in asked.space.corners():
+        for key in asked.keys(command.trials - 1)[: len(asked.stages)]:
+            asked.run_of(key, point, "")
+
+
+def _audit(asked: Sweep, launch: Launch, console: Console) -> list[Audit]:
+    """Return the audit of each fold, or of all data; let what the data cannot be trained with fail now."""
+    run = asked.run
+    folds = [override(run, {"data.fold": fold}) for fold in range(run.data.folds)] if run.data.folds else [run]
+    audits = [check(one, launch, console) for one in folds]
+    for optim in {override(run, point).optim for point in asked.space.corners()}:
+        for audited in audits:
+            kept = len(audited.train.kept)
+            Order(run.seed, kept, optim.batch_size, optim.accumulate, 0, launch.workers).check()
+    return audits
+
+
+def _check_outcomes(study: Study, console: Console) -> None:
+    """Say what is left to do, and raise if that is because runs failed."""
+    if study.remaining:
+        console.say(f"{study.remaining} runs have not ended: the same command goes on with them")
+    failed = [outcome for outcome in study.outcomes.values() if outcome.status == "failed"]
+    if failed:
+        raise RunFailedError(f"{len(failed)} runs failed, among them {failed[0].run_id}: {failed[0].reason}")
+
+
+@contextmanager
+def _alone(url: str) -> Iterator[None]:
+    """Let no other process carry out the sweep at `url` on the same machine; the lock ends with the process."""
+    if not storage.is_local(url):
+        yield
+        return
+    Path(url).mkdir(parents=True, exist_ok=True)
+    with (Path(url) / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError("this sweep goes on in another process: wait for it or stop it") from None
+        yield
+
+
+def _run_trials(study: Study, launch: Launch, audits: Sequence[Audit], command: SweepCommand, console: Console) -> None:
+    from ray import tune
+
+    from jobs._tune import METRIC, Suggestions, Watch, scheduler, train_member
+
+    slots = slots_of(launch, console)
+    runs = len(study.sweep.keys(0))
+    console.say(f"{command.trials} trials of {runs} runs; {slots} at once, each on {launch.workers} workers")
+    board, troubles = SweepBoard(study, console), list[Exception]()
+
+    def next_member() -> Member | Literal["wait"] | None:
+        if troubles:
+            raise troubles[0]
+        return study.next()
+
+    def ended(member: Member, status: Status | None, reason: str) -> None:
+        try:
+            study.ended(member, status, reason)
+        except Exception as error:
+            # Raised here, Tune would only print it.
+            troubles.append(error)
+        board.ended(member)
+
+    suggestions = Suggestions(next_member)
+    # Every start has a folder of its own: what goes on is told by the sweep's folder, not by Tune's pickles.
+    name = f"{study.sweep.sweep_id}-{datetime.now(UTC):%Y%m%d%H%M%S}"
+    ray_folder = storage.join(storage.absolute(launch.storage), "ray")
+    console.say(f"to watch     tensorboard --logdir {storage.join(ray_folder, name)}")
+    tuner = tune.Tuner(
+        # The trial itself only waits for its workers: a CPU of its own would be one too many, and 0 is refused.
+        tune.with_resources(tune.with_parameters(train_member, launch=launch, audits=audits), {"memory": 1}),
+        tune_config=tune.TuneConfig(
+            metric=METRIC,
+            mode="max",
+            search_alg=suggestions,
+            scheduler=scheduler(study.sweep.scheduler, study.sweep.run.optim.epochs, study.sweep.grace_epochs),
+            num_samples=-1,
+            max_concurrent_trials=slots,
+            time_budget_s=command.budget_minutes and 60 * command.budget_minutes,
+            trial_dirname_creator=lambda trial: suggestions.by_trial[trial.trial_id].run.run_id,
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=ray_folder,
+            # Of trials whose node was lost; whatever else fails is reported by the trial, and not tried again.
+            failure_config=tune.FailureConfig(max_failures=launch.max_failures),
+            callbacks=[Watch(suggestions, board.epoch, ended)],
+            verbose=0,
+        ),
+    )
+    with board:
+        tuner.fit()
+    if troubles:
+        raise troubles[0]
+
+
+def slots_of(launch: Launch, console: Console) -> int:
+    """Return how many trials the cluster can hold at once.
+
+    Raises:
+        ValueError: not even one, and no cluster is joined that could grow.
+    """
+    import ray
+
+    asked = resources_per_worker(launch, console.say)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    # A worker is on one node: what two nodes have left holds none.
+    workers = sum(min(int(node.get(name, 0) / amount) for name, amount in asked.items()) for node in nodes)
+    return max(1, workers // launch.workers)

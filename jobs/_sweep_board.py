@@ -1,0 +1,82 @@
+"""What people see of a sweep while it runs and when it ends."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.live import Live
+from rich.table import Table
+
+from jobs._console import LINE_EVERY_S, Console, percent
+from jobs._scores import number as in_percent
+from jobs._study import Key, Member, Study
+
+
+class SweepBoard:
+    """A table of trials: live on a terminal, lines in a log."""
+
+    def __init__(self, study: Study, console: Console) -> None:
+        self._study = study
+        self._console = console
+        self._running: dict[Key, tuple[int, float]] = {}
+        self._live = Live(console=console.rich, refresh_per_second=2, transient=True)
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._console.rich.is_terminal:
+            self._console.done()
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def epoch(self, member: Member, result: Mapping[str, Any]) -> None:
+        """Show an epoch of a run."""
+        epoch, best = int(result.get("epoch", 0)), float(result.get("best_mean_iou", 0.0))
+        self._running[member.key] = (epoch, best)
+        self.show()
+        if not self._console.rich.is_terminal and time.monotonic() - self._last_line >= LINE_EVERY_S:
+            self._last_line = time.monotonic()
+            self._console.say(f"trial {member.key.name}, epoch {epoch}: best mean IoU {percent(best)}")
+
+    def ended(self, member: Member) -> None:
+        """Show that a run has ended."""
+        self._running.pop(member.key, None)
+        outcome = self._study.outcomes.get(member.key)
+        if outcome is not None and not self._console.rich.is_terminal:
+            why = f" ({outcome.reason})" if outcome.reason else ""
+            point = ", ".join(
+                f"{name.split('.')[-1]} {value}" for name, value in self._study.points[member.key.number].items()
+            )
+            self._console.say(
+                f"trial {member.key.name} {outcome.status} after {outcome.epochs} epochs, "
+                f"mean IoU {percent(outcome.mean_iou)}{why}: {point}"
+            )
+        self.show()
+
+    def show(self) -> None:
+        """Draw the table anew."""
+        if self._live.is_started:
+            self._live.update(trials(self._study, self._running))
+
+
+def trials(study: Study, running: Mapping[Key, tuple[int, float]] | None = None) -> Table:
+    """Return a table of all trials that were begun, the best first."""
+    names = study.sweep.space.names
+    table = Table("trial", "mean IoU %", "epochs", "state", *(name.split(".")[-1] for name in names))
+    rows = []
+    for number, point in study.points.items():
+        ended = [outcome for key, outcome in study.outcomes.items() if key.number == number]
+        active = [state for key, state in (running or {}).items() if key.number == number]
+        values = [outcome.mean_iou or 0.0 for outcome in ended] + [best for _, best in active]
+        score = sum(values) / len(values) if values else None
+        epochs = max([outcome.epochs for outcome in ended] + [epoch for epoch, _ in active], default=0)
+        state = "running" if active else ", ".join(sorted({outcome.status for outcome in ended})) or "waiting"
+        rows.append((score, number, epochs, state, [f"{point[name]}" for name in names]))
+    for score, number, epochs, state, cells in sorted(rows, key=lambda row: (-(row[0] or -1), row[1])):
+        table.add_row(str(number), in_percent(score), str(epochs), state, *cells)
+    return table

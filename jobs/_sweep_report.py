@@ -1,0 +1,150 @@
+"""What is left when a sweep ends: a table, intervals of the best trials, figures and sweep.json."""
+
+from collections.abc import Sequence
+from statistics import mean
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.table import Column, Table
+
+from fcn_core import storage
+from fcn_core.evaluation import Evaluation
+from fcn_core.metrics.intervals import Interval, intervals, paired
+from fcn_core.metrics.rules import Rule
+from fcn_core.settings import Value
+from jobs._cli import Resources
+from jobs._console import Console
+from jobs._evaluate import command_for, evaluate_run
+from jobs._runs import find_run
+from jobs._scores import number as in_percent
+from jobs._scores import span
+from jobs._space import Point
+from jobs._study import Outcome, Study, Sweep
+
+
+class Finalist(Value):
+    """A trial that was evaluated image by image."""
+
+    number: int
+    stage: str
+    mean_iou: Interval
+    """Mean over seeds, with its interval over images."""
+    less_than_best: Interval | None
+    """Paired difference to the best; None for that itself."""
+    runs: tuple[str, ...]
+
+
+class SweepReport(Value):
+    """The contents of sweep.json."""
+
+    format: int = 1
+    sweep: Sweep
+    points: dict[int, Point]
+    outcomes: tuple[Outcome, ...]
+    finalists: tuple[Finalist, ...]
+    rule: str
+
+
+class Entry(NamedTuple):
+    """A trial, or a stage of one, that has ended."""
+
+    number: int
+    stage: str
+    score: float
+
+
+def report_sweep(study: Study, url: str, resources: Resources, finalists: int, console: Console) -> SweepReport:
+    """Print and keep what came out of a sweep."""
+    console.rich.print(table(study))
+    best = [entry for entry in ranked(study) if _has_scores(study, entry)][:finalists]
+    evaluated = [_matrices(study, entry, resources, console) for entry in best]
+    found = [_finalist(study, entry, ours, evaluated[0]) for entry, ours in zip(best, evaluated, strict=True)]
+    report = SweepReport(
+        sweep=study.sweep,
+        points=study.points,
+        outcomes=tuple(study.outcomes[key] for key in sorted(study.outcomes)),
+        finalists=tuple(found),
+        rule=Rule().describe(evaluated[0][0].shape[2]) if evaluated else "",
+    )
+    storage.write_bytes(storage.join(url, "sweep.json"), (report.model_dump_json(indent=1) + "\n").encode())
+    _show_finalists(study, report, console)
+    console.say(f"everything   {url}")
+    return report
+
+
+def ranked(study: Study) -> list[Entry]:
+    """Return all trials that have ended, or their stages, the best first; earlier trials first among equals."""
+    entries = [
+        Entry(number, stage, mean(values))
+        for number in study.points
+        for stage in study.sweep.stages
+        if (values := study.scores(number, stage)) is not None
+    ]
+    return sorted(entries, key=lambda entry: (-entry.score, entry.number))
+
+
+def _has_scores(study: Study, entry: Entry) -> bool:
+    """Tell whether every run of a trial has a checkpoint worth evaluating: one that diverged has none."""
+    keys = [key for key in study.sweep.keys(entry.number) if key.stage == entry.stage]
+    return all(study.outcomes[key].status in ("finished", "stopped") for key in keys)
+
+
+def table(study: Study) -> Table:
+    """Return a table of all trials, the best first, with a column for each stage."""
+    names = [name.split(".")[-1] for name in study.sweep.space.names]
+    stages = [Column(stage or "mean IoU", justify="right", no_wrap=True) for stage in study.sweep.stages]
+    shown = Table("trial", *stages, *names, "state", box=SIMPLE_HEAD)
+    shown.caption = "in %; ± is the standard deviation over seeds and folds"
+    order = sorted(study.points, key=lambda number: (-(study.score(number) or -1.0), number))
+    for number in order:
+        cells = [_with_spread(study, number, stage) for stage in study.sweep.stages]
+        states = sorted({outcome.status for key, outcome in study.outcomes.items() if key.number == number})
+        values = [f"{value:g}" if isinstance(value, float) else str(value) for value in study.points[number].values()]
+        shown.add_row(str(number), *cells, *values, ", ".join(states) or "not ended")
+    return shown
+
+
+def _with_spread(study: Study, number: int, stage: str) -> str:
+    values = study.scores(number, stage)
+    if values is None:
+        return "-"
+    spread = study.spread(number, stage)
+    return in_percent(mean(values)) + ("" if spread is None else f" ± {in_percent(spread)}")
+
+
+def _matrices(study: Study, entry: Entry, resources: Resources, console: Console) -> list[NDArray[np.int64]]:
+    """Return the confusion matrices of all images for each seed of a trial; folds hold different images."""
+    step = None if study.sweep.run.data.folds is None else "last"
+    by_seed: dict[int, list[Evaluation]] = {}
+    for key in study.sweep.keys(entry.number):
+        if key.stage == entry.stage:
+            target = find_run(study.outcomes[key].run_id, resources.storage)
+            made = evaluate_run(target, command_for(target.url, resources, step), console)
+            by_seed.setdefault(key.repeat, []).append(made.evaluation)
+    return [Evaluation.merge(parts).confusion for parts in by_seed.values()]
+
+
+def _finalist(
+    study: Study, entry: Entry, ours: Sequence[NDArray[np.int64]], best: Sequence[NDArray[np.int64]]
+) -> Finalist:
+    keys = [key for key in study.sweep.keys(entry.number) if key.stage == entry.stage]
+    return Finalist(
+        number=entry.number,
+        stage=entry.stage,
+        mean_iou=intervals(ours, Rule()).mean_iou,
+        less_than_best=None if ours is best else paired(ours, best, Rule()).mean_iou,
+        runs=tuple(study.outcomes[key].run_id for key in keys),
+    )
+
+
+def _show_finalists(study: Study, report: SweepReport, console: Console) -> None:
+    for one in report.finalists:
+        point = ", ".join(f"{name.split('.')[-1]} {value}" for name, value in study.points[one.number].items())
+        behind = f", {span(one.less_than_best)} to the best" if one.less_than_best else ""
+        score = f"{in_percent(one.mean_iou.value)} ({span(one.mean_iou)}) %"
+        console.say(f"trial {one.number} {one.stage}: {score}{behind}: {point}")
+    if report.finalists:
+        console.say(report.rule)
+        console.say(f"best run     {report.finalists[0].runs[0]}")

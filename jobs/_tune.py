@@ -1,0 +1,182 @@
+"""A sweep's trials under Ray Tune: each is a training run of Ray Train, like any other."""
+# Ray names the arguments of its callbacks and gives its objects no types.
+# ruff: noqa: ANN401, ARG002
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import ray
+from ray import tune
+from ray.exceptions import GetTimeoutError, RayActorError
+from ray.tune import Callback
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search import Searcher
+
+from fcn_core import storage
+from fcn_core.checkpoint import Epoch, RunFolder
+from fcn_core.data.audit import Audit
+from fcn_core.loop import NonFiniteLossError
+from fcn_core.settings import Run
+from jobs._cli import Launch
+from jobs._console import Console
+from jobs._study import Member, Status
+from jobs._train import train_on_cluster, write_run
+
+METRIC = "best_mean_iou"
+CONTROLLER = "controller"
+"""Beside the numbers of an epoch: the handle of the actor that directs the workers, as long as they are at work."""
+ABORT_S = 60.0
+"""The longest that the workers of a stopped run are waited for."""
+
+
+def train_member(config: Mapping[str, Any], *, launch: Launch, audits: Sequence[Audit]) -> None:
+    """Train a run to its end and report each of its epochs; those of before it was interrupted first."""
+    run = Run.model_validate(config["run"])
+    try:
+        _train(run, launch, audits, ended=config["ended"])
+    except NonFiniteLossError as error:
+        tune.report({METRIC: 0.0, "epoch": run.optim.epochs, "diverged": str(error)})
+    except Exception as error:
+        # Raised, it would be tried again, to no avail: what can pass was tried again by Ray Train.
+        tune.report({METRIC: 0.0, "epoch": 0, "failed": _last_line(error)})
+
+
+def _train(run: Run, launch: Launch, audits: Sequence[Audit], *, ended: bool) -> None:
+    url = storage.join(storage.absolute(launch.storage), "runs", run.run_id)
+    folder, console, audited = RunFolder(url), Console(), audits[run.data.fold or 0]
+    write_run(folder, run, audited)
+    best = -1.0
+    for epoch in folder.read_epochs():
+        best = max(best, epoch.scores.mean_iou or 0.0)
+        tune.report({**_numbers(epoch), METRIC: best})
+    if not ended:
+        train_on_cluster(run, launch, url, audited, console, [_Report(best)])
+
+
+class _Report(TuneReportCallback):  # type: ignore[misc] # Ray's classes have no types here.
+    """Hands what workers report on to Tune, with the best score so far."""
+
+    def __init__(self, best: float) -> None:
+        super().__init__()
+        self._best = best
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        self._best = max(self._best, metrics[0]["mean_iou"] or 0.0)
+        ours = {METRIC: self._best, CONTROLLER: ray.get_runtime_context().current_actor}
+        super().after_report(run_context, [{**_scalars(metrics[0]), **ours}], checkpoint)
+
+
+class _NotPickled:
+    """Tune pickles what it is given; nothing here is read back, since the sweep's own folder has it all."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Suggestions(_NotPickled, Searcher):  # type: ignore[misc] # Ray's classes have no types here.
+    """Hands members to Tune."""
+
+    def __init__(self, next_member: Callable[[], Member | Literal["wait"] | None]) -> None:
+        super().__init__(metric=METRIC, mode="max")
+        self._next_member = next_member
+        self.by_trial: dict[str, Member] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the settings of the next member; Tune asks again later if that is None."""
+        member = self._next_member()
+        if member is None:
+            return str(Searcher.FINISHED)
+        if member == "wait":
+            return None
+        self.by_trial[trial_id] = member
+        return {"run": member.run.model_dump(mode="json"), "ended": member.ended}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Do nothing: `Watch` has been told."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keep nothing."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing."""
+
+
+class Watch(_NotPickled, Callback):  # type: ignore[misc] # Ray's classes have no types here.
+    """Tells the sweep what its trials do."""
+
+    def __init__(
+        self,
+        suggestions: Suggestions,
+        show: Callable[[Member, Mapping[str, Any]], None],
+        ended: Callable[[Member, Status | None, str], None],
+    ) -> None:
+        self._suggestions = suggestions
+        self._show = show
+        self._ended = ended
+        self._controllers: dict[str, Any] = {}
+
+    def on_trial_result(
+        self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Show an epoch."""
+        # Taken out here: what comes after us writes results to files.
+        if (controller := result.pop(CONTROLLER, None)) is not None:
+            self._controllers[trial.trial_id] = controller
+        self._show(self._suggestions.by_trial[trial.trial_id], result)
+
+    def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        """Tell that a run has ended, by itself or because it was stopped."""
+        _abort(self._controllers.pop(trial.trial_id, None))
+        last, member = trial.last_result or {}, self._suggestions.by_trial[trial.trial_id]
+        statuses: tuple[Status, ...] = ("diverged", "failed")
+        for status in statuses:
+            if status in last:
+                self._ended(member, status, last[status])
+                return
+        self._ended(member, None, "")
+
+    def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        """Tell that a run was lost too often."""
+        self._controllers.pop(trial.trial_id, None)
+        self._ended(self._suggestions.by_trial[trial.trial_id], "failed", _last_line(trial.get_pickled_error()))
+
+
+def scheduler(name: str, epochs: int, grace: int) -> TrialScheduler:
+    """Return the scheduler of that name."""
+    if name == "asha":
+        return AsyncHyperBandScheduler(
+            time_attr="epoch",
+            max_t=epochs,
+            grace_period=min(grace, epochs),
+            reduction_factor=3,
+            # What has reached its last epoch is left to end by itself.
+            stop_last_trials=False,
+        )
+    if name == "median":
+        return MedianStoppingRule(time_attr="epoch", grace_period=grace, min_samples_required=3)
+    return FIFOScheduler()
+
+
+def _abort(controller: Any) -> None:
+    """End the workers of a run before Tune ends its trial, which would leave their CPUs taken for ever."""
+    if controller is None:
+        return
+    try:
+        ray.get(controller.abort.remote(), timeout=ABORT_S)
+    except (RayActorError, GetTimeoutError):
+        # It leaves when it is done, or has left before.
+        return
+
+
+def _numbers(epoch: Epoch) -> dict[str, Any]:
+    return _scalars(epoch.model_dump(exclude={"scores"}) | epoch.scores.model_dump())
+
+
+def _scalars(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if isinstance(value, int | float | str)}
+
+
+def _last_line(error: object) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "it was lost"
