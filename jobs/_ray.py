@@ -13,7 +13,7 @@ from jobs._cli import Resources
 ROOT = Path(__file__).parents[1]
 """The code that workers need."""
 
-PASSED_ON = ("AWS_", "GOOGLE_APPLICATION_CREDENTIALS", "FCN_CACHE")
+PASSED_ON = ("AWS_", "GOOGLE_APPLICATION_CREDENTIALS", "FCN_CACHE", "MLFLOW_")
 """How the names of environment variables begin that workers need too."""
 
 RAY_SETTINGS = {
@@ -21,6 +21,13 @@ RAY_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Tune's own tables, which would come between ours.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # Tune's own handler of Ctrl-C ends its loop as if all trials were done.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # A trial is several processes, of which one works: more than CPUs are as it should be.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "PYTHON worker processes have been started on node",
 }
 
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "8000000000", "MALLOC_MMAP_MAX_": "0"}
@@ -31,6 +38,8 @@ KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "8000000000", "MALLOC_MMAP_MAX_": "0"}
 def cluster(resources: Resources) -> Iterator[None]:
     """Join the Ray cluster that RAY_ADDRESS names, as in a submitted job; else run a Ray of our own on this machine.
 
+    Within the block of another it does nothing.
+
     Raises:
         ValueError: the cluster cannot be joined.
     """
@@ -38,6 +47,9 @@ def cluster(resources: Resources) -> Iterator[None]:
         os.environ.setdefault(name, value)
     import ray
 
+    if ray.is_initialized():
+        yield
+        return
     address = os.environ.get("RAY_ADDRESS")
     _check_address(address)
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}

@@ -4,7 +4,7 @@ import platform
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from fcn_core import storage
-from fcn_core.checkpoint import RunFolder
+from fcn_core.checkpoint import Epoch, RunFolder
 from fcn_core.data.audit import Audit, audit, class_weights
 from fcn_core.data.base import Dataset
 from fcn_core.data.batches import LoaderSettings, Order
@@ -27,6 +27,7 @@ from jobs._cli import Job, Launch, RunFailedError, as_yaml, exit_codes, parse
 from jobs._console import Console
 from jobs._ray import KEEP_MEMORY, cluster, environment_variables, resources_per_worker
 from jobs._report import report
+from jobs._tracking import check_tracking, tracking
 
 
 def main(stride: Stride) -> None:
@@ -59,15 +60,16 @@ def run_job(job: Job, console: Console) -> tuple[str, Audit]:
     for place in (launch.storage, run.data.path):
         if place is not None:
             storage.check_access(place)
-    audited = _check(run, launch, console)
-    _write_run(RunFolder(url), run, audited)
+    audited = check(run, launch, console)
+    write_run(RunFolder(url), run, audited)
     with cluster(launch):
-        _train(run, launch, url, audited, console)
+        train_on_cluster(run, launch, url, audited, console)
     return url, audited
 
 
-def _check(run: Run, launch: Launch, console: Console) -> Audit:
+def check(run: Run, launch: Launch, console: Console) -> Audit:
     """Let everything that can fail from settings and data alone fail now, before any worker starts."""
+    check_tracking()
     train, val = open_train_val(run.data)
     Order(run.seed, len(train.names), run.optim.batch_size, run.optim.accumulate, 0, launch.workers).check()
     audited = audit(
@@ -106,7 +108,7 @@ def _describe(run: Run, train: Dataset, audited: Audit, console: Console) -> Non
         console.say(f"learning rate {run.optim.learning_rate:g} on the summed loss is about {same:.2g} on the mean")
 
 
-def _write_run(folder: RunFolder, run: Run, audited: Audit) -> None:
+def write_run(folder: RunFolder, run: Run, audited: Audit) -> None:
     """Write run.json, or check that a run to be resumed has the data it began with."""
     before = folder.read_run()
     if before is not None:
@@ -131,7 +133,15 @@ def run_facts(run: Run) -> dict[str, Any]:
     }
 
 
-def _train(run: Run, launch: Launch, url: str, audited: Audit, console: Console) -> None:
+def train_on_cluster(
+    run: Run, launch: Launch, url: str, audited: Audit, console: Console, callbacks: Sequence[Any] = ()
+) -> None:
+    """Train a run on the Ray cluster that was joined or started, from wherever its folder stands.
+
+    Raises:
+        NonFiniteLossError: the loss diverged.
+        RunFailedError: workers were lost too often.
+    """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -152,11 +162,12 @@ def _train(run: Run, launch: Launch, url: str, audited: Audit, console: Console)
             storage_path=storage.join(storage.absolute(launch.storage), "ray"),
             failure_config=FailureConfig(max_failures=launch.max_failures, controller_failure_limit=3),
             worker_runtime_env={"env_vars": environment_variables() | KEEP_MEMORY},
+            callbacks=list(callbacks),
         ),
     )
     console.say(f"starting {launch.workers} workers on {'GPUs' if 'GPU' in resources else 'CPUs'}")
     handler = signal.getsignal(signal.SIGINT)
-    with _shown(board, console):
+    with tracking(run, url, console.say) as new_epoch, _shown(board, console, new_epoch):
         try:
             failure = trainer.fit().return_value
         except ray.train.TrainingFailedError as error:
@@ -166,9 +177,10 @@ def _train(run: Run, launch: Launch, url: str, audited: Audit, console: Console)
             # Ray's own handler of Ctrl-C leaves so, with exit code 0.
             raise KeyboardInterrupt from None
         finally:
-            signal.signal(signal.SIGINT, handler)
-    if failure is not None:
-        raise failure
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, handler)
+        if failure is not None:
+            raise failure
 
 
 def _worker(config: dict[str, Any]) -> Exception | None:
@@ -190,8 +202,12 @@ def _worker(config: dict[str, Any]) -> Exception | None:
 
 
 @contextmanager
-def _shown(board: Any, console: Console) -> Iterator[None]:  # noqa: ANN401 -- Ray's actor handles have no type.
-    """Show what workers put on the board while the block runs."""
+def _shown(
+    board: Any,  # noqa: ANN401 -- Ray's actor handles have no type.
+    console: Console,
+    new_epoch: Callable[[], None],
+) -> Iterator[None]:
+    """Show what workers put on the board while the block runs, and tell when it is an epoch."""
     import ray
 
     done = threading.Event()
@@ -201,6 +217,8 @@ def _shown(board: Any, console: Console) -> Iterator[None]:  # noqa: ANN401 -- R
             last = done.wait(1.0)
             for item in ray.get(board.take.remote()):
                 console.show(item)
+                if isinstance(item, Epoch):
+                    new_epoch()
             if last:
                 return
 

@@ -11,6 +11,7 @@ from jobs._cli import Settings, parse, read
 from jobs._compare import CompareCommand
 from jobs._evaluate import EvaluateCommand
 from jobs._staged import StagedCommand
+from jobs._sweep import SweepCommand
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -21,6 +22,7 @@ OTHERS: dict[str, type[Settings]] = {
     "ceiling": CeilingCommand,
     "compare": CompareCommand,
     "evaluate": EvaluateCommand,
+    "sweep": SweepCommand,
     "train_staged": StagedCommand,
 }
 

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -5,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import boto3
 import fsspec
 import pytest
+from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
 
 from fcn_core import storage
@@ -297,6 +300,87 @@ def test_a_write_that_fails_changes_nothing_and_leaves_nothing(tmp_path: Path, m
         storage.write_bytes(str(tmp_path / "file"), b"new")
     assert storage.read_bytes(str(tmp_path / "file")) == b"old"
     assert storage.list_folder(str(tmp_path)) == ["file"]
+
+
+def test_a_file_is_created_once(root: str) -> None:
+    url = storage.join(root, "deep", "file.json")
+    storage.create_bytes(url, b"first")
+    with pytest.raises(FileExistsError, match=r"file\.json"):
+        storage.create_bytes(url, b"second")
+    assert storage.read_bytes(url) == b"first"
+    assert storage.list_folder(storage.join(root, "deep")) == ["file.json"]
+
+
+@pytest.fixture
+def _as_a_store_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """moto looks whether a key is taken and then takes it; S3 does both at once."""
+    lock, put_object = threading.Lock(), S3Response.put_object
+
+    def put(response: S3Response) -> Any:  # noqa: ANN401
+        with lock:
+            return put_object(response)
+
+    monkeypatch.setattr(S3Response, "put_object", put)
+
+
+@pytest.mark.usefixtures("_as_a_store_does")
+@pytest.mark.parametrize("root", ["local", "s3"], indirect=True)
+def test_of_many_who_create_a_file_at_once_one_does(root: str) -> None:
+    def create(writer: int) -> bytes | None:
+        contents = bytes([writer]) * 1000
+        start.wait()
+        try:
+            storage.create_bytes(url, contents)
+        except FileExistsError:
+            return None
+        return contents
+
+    with ThreadPoolExecutor(8) as threads:
+        for number in range(10):
+            start, url = threading.Barrier(8), storage.join(root, str(number))
+            winners = [contents for contents in threads.map(create, range(8)) if contents]
+            assert winners == [storage.read_bytes(url)]
+    assert storage.list_folder(root) == sorted(map(str, range(10)))
+
+
+@pytest.mark.parametrize("root", ["memory", "s3"], indirect=True)
+def test_a_writer_whose_request_was_repeated_finds_its_own_file(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    filesystem, _ = storage._open(root)
+    pipe_file = filesystem.pipe_file
+
+    def pipe_twice(path: str, contents: bytes, mode: str) -> None:
+        pipe_file(path, contents, mode=mode)
+        # What s3fs makes of a server that does not say which condition failed.
+        raise OSError(errno.EINVAL, "At least one of the pre-conditions you specified did not hold")
+
+    monkeypatch.setattr(filesystem, "pipe_file", pipe_twice)
+    storage.create_bytes(f"{root}/ours", b"ours")
+    Others(root).write("theirs", b"theirs")
+    monkeypatch.setattr(filesystem, "pipe_file", lambda *_, **__: pipe_twice(f"{root}/another", b"", "create"))
+    with pytest.raises(FileExistsError, match="theirs is there already"):
+        storage.create_bytes(f"{root}/theirs", b"ours")
+    assert Others(root).read("theirs") == b"theirs"
+
+
+@pytest.mark.parametrize("root", ["memory", "s3"], indirect=True)
+def test_a_storage_that_fails_is_no_file_that_is_there(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EBUSY, "Please reduce your request rate.")
+
+    monkeypatch.setattr(storage._open(root)[0], "pipe_file", fail)
+    with pytest.raises(OSError, match="reduce your request rate") as failed:
+        storage.create_bytes(f"{root}/file", b"ours")
+    assert not isinstance(failed.value, FileExistsError)
+
+
+def test_a_creation_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_file: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        storage.create_bytes(str(tmp_path / "file"), b"new")
+    assert storage.list_folder(str(tmp_path)) == []
 
 
 def test_a_listing_is_sorted_and_fresh(root: str) -> None:

@@ -1,0 +1,363 @@
+"""Sweeps: what is refused before anything starts, and the real command on a Ray of its own."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fcn_core import storage
+from fcn_core.checkpoint import RunFolder
+from fcn_core.evaluation import Evaluation
+from jobs._cli import Launch, read_job
+from jobs._console import Console
+from jobs._space import Choice
+from jobs._study import Key, Outcome, Place, Study, Sweep
+from jobs._sweep import SweepCommand, _alone, asked_for, main, slots_of
+from tests.jobs.commands import ROOT, Refused
+from tests.jobs.test_train import assert_nothing_left
+from tests.tiny import assert_same_bits
+
+SETTINGS = [
+    "--data.streets.num_train=24",
+    "--data.streets.num_val=4",
+    "--model.width=0.06",
+    "--model.fc_channels=8",
+    "--optim.batch_size=12",
+    "--optim.epochs=2",
+]
+FOUR = ["--trials=4", "--finalists=2"]
+ONE_NUMBER = [
+    "--search=loss.dice=",
+    "--search=model.upsampling=",
+    "--search=optim.weight_decay=",
+    "--search=model.stride=",
+]
+"""Leaves only the learning rate."""
+KILLS = 10
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def asked(*arguments: str) -> Sweep:
+    command, job = read_job(SweepCommand, ["streets", *SETTINGS, *arguments])
+    return asked_for(command, job.run)
+
+
+def study(place: Path, *arguments: str, trials: int) -> Study:
+    """Return what is known of a sweep."""
+    sweep = asked(*arguments)
+    return Study(sweep, Place(f"{place}/sweeps/{sweep.sweep_id}"), f"{place}/runs", trials)
+
+
+def start(place: Path, environment: Mapping[str, str], *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "jobs/sweep.py", "streets", *SETTINGS, "--storage", str(place), *more]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(place: Path, environment: Mapping[str, str], *more: str, code: int = 0) -> str:
+    process = start(place, environment, *more)
+    printed, _ = process.communicate()
+    assert process.returncode == code, printed
+    assert "Traceback" not in printed
+    return printed
+
+
+def report_in(place: Path) -> dict[str, Any]:
+    (url,) = (place / "sweeps").glob("*/sweep.json")
+    found: dict[str, Any] = json.loads(url.read_text())
+    return found
+
+
+def run_of(place: Path, outcome: Outcome) -> RunFolder:
+    return RunFolder(f"{place}/runs/{outcome.run_id}")
+
+
+def test_a_setting_joins_the_search_as_it_is_typed() -> None:
+    typed = ["--search", "optim.momentum=0.9,0.95,0.99", "--search=model.stride=", "--search", "loss.dice=0..0.5"]
+    space = asked(*typed, "--search=optim.clip_norm=null,5", "--search=data.flip=true,false").space
+    assert space.dimensions["optim.momentum"] == Choice(values=(0.9, 0.95, 0.99))
+    assert space.dimensions["optim.clip_norm"] == Choice(values=(None, 5))
+    assert space.dimensions["data.flip"] == Choice(values=(True, False))
+    assert "model.stride" not in space.names
+    assert space.names[0] == "optim.learning_rate"
+
+
+def test_how_and_how_long_a_sweep_is_carried_out_does_not_change_it() -> None:
+    other = ["--workers=2", "--storage=elsewhere", "--budget-minutes=3", "--trials=40", "--finalists=0"]
+    assert asked(*other).sweep_id == asked().sweep_id
+    assert asked("--seeds=2").sweep_id != asked().sweep_id
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--search=optim.lerning_rate=1,2", "no setting 'optim.lerning_rate' to search; settings are name, seed"),
+        ("--search=optim.learning_rate=1..0.1", "a range goes from a lower to a higher number, not from 1 to 0.1"),
+        ("--search=optim.learning_rate=log:0..1", "a logarithmic range needs numbers above 0, not 0"),
+        ("--search=optim.momentum", "--search 'optim.momentum' must be NAME=VALUES"),
+        ("--search=optim.momentum=0.9,1.5", "optim.momentum: Input should be less than 1"),
+        ("--search=optim.epochs=2..4", "optim.epochs takes whole numbers"),
+        ("--search=data.kind=camvid,voc", "data.kind cannot be searched"),
+        ("--staged --search=model.stride=8,16", "a staged sweep sets model.stride, at_once and start_from itself"),
+        ("--staged --search=model.at_once=true,false", "a staged sweep sets model.stride"),
+        ("--staged --scheduler=asha", "asha compares runs of equal length"),
+        ("--scheduler=median --search=optim.epochs=2,4", "median compares runs of equal length"),
+        ("--data.folds=2 --data.fold=1", "a sweep runs all folds: leave out data.fold"),
+        (" ".join([*ONE_NUMBER, "--search=optim.learning_rate="]), "nothing is searched"),
+        ("--search=optim.batch_size=8,9 --workers=2", "optim.batch_size 9 does not divide over 2 workers"),
+        ("--search=optim.batch_size=8,48", "24 training samples do not fill one batch of optim.batch_size 48"),
+        (f"--name={'a' * 50} --staged", "name: String should match pattern"),
+        ("--workers=5", "batch_size 12 does not divide over 5 workers"),
+        ("--trials=0", "trials: Input should be greater than or equal to 1 (given: '0')"),
+        ("--seeds=0", "seeds: Input should be greater than or equal to 1"),
+        ("--method=grid", "method: Input should be 'even' or 'tpe' (given: 'grid')"),
+        ("--scheduler=hyperband", "scheduler: Input should be 'none', 'asha' or 'median'"),
+        ("--budget-minutes=0", "budget_minutes: Input should be greater than 0"),
+        ("--serach=a=1,2", "no setting 'serach=a=1,2'; did you mean search"),
+    ],
+)
+def test_what_the_user_can_mend_gets_one_line_at_once(
+    arguments: str, message: str, refused: Refused, tmp_path: Path
+) -> None:
+    assert message in refused(main, "streets", *SETTINGS, "--storage", tmp_path / "lab", *arguments.split())
+    assert not (tmp_path / "lab" / "sweeps").exists()
+
+
+def test_a_storage_that_cannot_be_used_gets_one_line_at_once(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    message = refused(main, "streets", *SETTINGS, "--storage", "s3://nowhere/lab")
+    assert message.startswith("error: cannot use s3://nowhere/lab: Unable to locate credentials")
+
+
+def test_two_processes_do_not_carry_out_the_same_sweep(refused: Refused, tmp_path: Path) -> None:
+    with _alone(f"{tmp_path}/sweeps/{asked().sweep_id}"):
+        message = refused(main, "streets", *SETTINGS, "--storage", tmp_path)
+    assert message == "error: this sweep goes on in another process: wait for it or stop it"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "launch", "slots"),
+    [
+        ([{"CPU": 2.0}], Launch(), 2),
+        ([{"CPU": 2.0}], Launch(workers=2), 1),
+        ([{"CPU": 3.0}], Launch(cpus_per_worker=2), 1),
+        ([{"CPU": 3.0}, {"CPU": 3.0}], Launch(cpus_per_worker=2), 2),
+        ([{"CPU": 16.0, "GPU": 1.0}, {"CPU": 16.0}], Launch(), 1),
+        ([{"CPU": 16.0, "GPU": 1.0}, {"CPU": 16.0}], Launch(device="cpu"), 32),
+        ([{"CPU": 4.0, "GPU": 8.0}], Launch(workers=2), 2),
+    ],
+)
+def test_as_many_trials_are_started_at_once_as_the_nodes_hold(
+    nodes: Sequence[dict[str, float]], launch: Launch, slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More would wait for CPUs that each other holds."""
+    dead = {"Alive": False, "Resources": {"CPU": 64.0}}
+    whole: dict[str, float] = {}
+    for node in nodes:
+        whole = {name: whole.get(name, 0) + node.get(name, 0) for name in {*whole, *node}}
+    monkeypatch.setattr("ray.cluster_resources", lambda: whole)
+    monkeypatch.setattr("ray.nodes", lambda: [dead, *({"Alive": True, "Resources": node} for node in nodes)])
+    with Console() as console:
+        assert slots_of(launch, console) == slots
+
+
+@pytest.mark.parametrize(
+    ("launch", "message"),
+    [
+        (Launch(workers=3), "3 workers ask for 3 CPU, and Ray has 2"),
+        (Launch(workers=2, cpus_per_worker=2), "2 workers ask for 4 CPU, and Ray has 2"),
+        (Launch(device="cuda"), "1 workers ask for 1 GPU, and Ray has 0"),
+    ],
+)
+def test_workers_that_can_never_fit_are_refused(launch: Launch, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0, "memory": 1e9})
+    with Console() as console, pytest.raises(ValueError, match=message):
+        slots_of(launch, console)
+
+
+@pytest.fixture(scope="module")
+def whole(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The storage of a sweep never stopped."""
+    place = tmp_path_factory.mktemp("whole")
+    finish(place, environment, *FOUR)
+    return place
+
+
+@pytest.mark.slow
+def test_a_sweep_leaves_all_that_it_promises(whole: Path, environment: dict[str, str], ray_folder: Path) -> None:
+    report, known = report_in(whole), study(whole, trials=4)
+    assert report["sweep"] == json.loads(asked().model_dump_json())
+    assert known.remaining == 0
+    assert [Outcome.model_validate(outcome) for outcome in report["outcomes"]] == list(known.outcomes.values())
+    assert {int(number): point for number, point in report["points"].items()} == known.points
+    assert len({json.dumps(point) for point in known.points.values()}) == 4
+    ranked = sorted(known.outcomes.values(), key=lambda outcome: -(outcome.mean_iou or 0))
+    assert [finalist["number"] for finalist in report["finalists"]] == [outcome.number for outcome in ranked[:2]]
+    for outcome in known.outcomes.values():
+        folder = run_of(whole, outcome)
+        assert (outcome.status, outcome.epochs, len(folder.read_epochs())) == ("finished", 2, 2)
+        storage.verify(folder.checkpoint(folder.steps()[-1]))
+        assert list((whole / "ray").glob(f"*/{outcome.run_id}/events.out.tfevents.*")), "no TensorBoard file"
+    assert_nothing_left(ray_folder)
+    printed = finish(whole, environment, *FOUR)
+    assert "4 runs of this sweep have ended before" in printed
+    assert "at once" not in printed
+    assert report_in(whole) == report
+
+
+def changes(place: Path) -> int:
+    """Return how much a sweep has left: points, run.json, epochs, checkpoints, outcomes, each on its way too."""
+    paths = [*place.glob("sweeps/*/*/*"), *place.glob("runs/*/*"), *place.glob("runs/*/checkpoints/*")]
+    return len(paths) + sum(path.read_text().count("\n") for path in place.glob("runs/*/epochs.jsonl"))
+
+
+def trained(place: Path, outcome: Outcome) -> dict[str, int]:
+    """Return when each file of training was written."""
+    folder = place / "runs" / outcome.run_id
+    files = [folder / "run.json", folder / "epochs.jsonl", *folder.glob("checkpoints/*/*")]
+    return {str(path): path.stat().st_mtime_ns for path in files}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_sweep_that_is_killed_again_and_again_ends_as_if_never_stopped(
+    whole: Path, environment: dict[str, str], ray_folder: Path, tmp_path: Path
+) -> None:
+    chance = np.random.default_rng(1)
+    noted: dict[Key, Outcome] = {}
+    files: dict[str, int] = {}
+    kills = 0
+    while kills < KILLS:
+        process = start(tmp_path, environment, *FOUR)
+        enough = changes(tmp_path) + chance.integers(5)
+        while changes(tmp_path) < enough and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(chance.random() ** 4)
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.communicate()
+        kills += 1
+        known = study(tmp_path, trials=4)
+        assert {key: known.outcomes[key] for key in noted} == noted
+        noted = dict(known.outcomes)
+        for outcome in noted.values():
+            files = trained(tmp_path, outcome) | files
+    assert kills >= KILLS // 2, "the sweep was over too soon"
+    finish(tmp_path, environment, *FOUR)
+    ours, theirs = study(tmp_path, trials=4), study(whole, trials=4)
+    assert (ours.points, ours.outcomes) == (theirs.points, theirs.outcomes)
+    assert len(list((tmp_path / "runs").iterdir())) == 4
+    for outcome in ours.outcomes.values():
+        assert_same_bits(run_of(tmp_path, outcome), run_of(whole, outcome))
+    assert {path: Path(path).stat().st_mtime_ns for path in files} == files, "what had ended was trained again"
+    assert report_in(tmp_path) == report_in(whole)
+    assert_nothing_left(ray_folder)
+
+
+ASHA = ["--scheduler=asha", "--grace-epochs=1", "--optim.epochs=4", "--finalists=1", *ONE_NUMBER]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_is_stopped_early_stays_stopped_and_what_is_interrupted_is_not_taken_for_stopped(
+    environment: dict[str, str], ray_folder: Path, tmp_path: Path
+) -> None:
+    """Halves of the learning rates learn nothing at all."""
+    asha = [*ASHA, "--search=optim.learning_rate=0.003,1e-12"]
+    process = start(tmp_path, environment, *asha, "--trials=6")
+    while not list(tmp_path.glob("runs/*/epochs.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate()
+    assert process.returncode == 130, printed
+    assert printed.splitlines()[-1].startswith("interrupted")
+    assert "Traceback" not in printed
+    assert_nothing_left(ray_folder)
+    assert study(tmp_path, *asha, trials=6).outcomes == {}
+    printed = finish(tmp_path, environment, *asha, "--trials=6", "--budget-minutes=0.01")
+    assert "6 runs have not ended: the same command goes on with them" in printed
+    assert study(tmp_path, *asha, trials=6).outcomes == {}
+    finish(tmp_path, environment, *asha, "--trials=6")
+    first = study(tmp_path, *asha, trials=6)
+    assert first.remaining == 0
+    stopped = [outcome for outcome in first.outcomes.values() if outcome.status == "stopped"]
+    assert stopped
+    for outcome in first.outcomes.values():
+        assert (outcome.epochs < 4) == (outcome.status == "stopped")
+        assert len(run_of(tmp_path, outcome).read_epochs()) == outcome.epochs
+    finish(tmp_path, environment, *asha, "--trials=7")
+    second = study(tmp_path, *asha, trials=7)
+    assert second.remaining == 0
+    assert {key: second.outcomes[key] for key in first.outcomes} == first.outcomes
+    for outcome in stopped:
+        assert len(run_of(tmp_path, outcome).read_epochs()) == outcome.epochs
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_stages_start_from_one_32s_and_what_failed_is_tried_again(environment: dict[str, str], tmp_path: Path) -> None:
+    staged = ["--staged", "--trials=1", "--finalists=4"]
+    known = study(tmp_path, *staged, trials=1)
+    first = known.next()
+    assert first is not None
+    assert first != "wait"
+    folder = RunFolder(f"{tmp_path}/runs/{first.run.run_id}")
+    folder.write_run({"audit": {"train": {"digest": "another"}, "val": {"digest": "another"}}})
+    printed = finish(tmp_path, environment, *staged, code=1)
+    assert f"3 runs failed, among them {first.run.run_id}: the data changed since run" in printed.splitlines()[-1]
+    failed = study(tmp_path, *staged, trials=1)
+    assert failed.outcomes.keys() == {Key(0, stage="at_once")}
+    before = trained(tmp_path, failed.outcomes[Key(0, stage="at_once")])
+    (tmp_path / "runs" / first.run.run_id / "run.json").unlink()
+    finish(tmp_path, environment, *staged)
+    done = study(tmp_path, *staged, trials=1)
+    assert [done.outcomes[Key(0, stage=stage)].epochs for stage in ("32s", "16s", "8s", "at_once")] == [2, 2, 2, 4]
+    assert trained(tmp_path, done.outcomes[Key(0, stage="at_once")]) == before
+    assert len(list((tmp_path / "runs").iterdir())) == 4
+    for stage, start_from in (("16s", folder.url), ("8s", folder.url), ("at_once", None)):
+        facts = run_of(tmp_path, done.outcomes[Key(0, stage=stage)]).read_run()
+        assert facts is not None
+        assert facts["settings"]["model"]["start_from"] == start_from
+    assert {finalist["stage"] for finalist in report_in(tmp_path)["finalists"]} == {"32s", "16s", "8s", "at_once"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_folds_are_an_objective_and_a_run_that_diverges_does_not_end_the_sweep(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    folds = ["--data.folds=2", "--trials=2", "--optim.method=sgd", *ONE_NUMBER]
+    folds.append("--search=optim.learning_rate=0.01,1e30")
+    printed = finish(tmp_path, environment, *folds)
+    done = study(tmp_path, *folds, trials=2)
+    assert done.remaining == 0
+    good, bad = sorted(done.points, key=lambda number: done.points[number]["optim.learning_rate"])
+    assert [done.outcomes[Key(bad, fold=fold)].status for fold in (0, 1)] == ["diverged"] * 2
+    assert re.search(r"diverged after 0 epochs, mean IoU none \(.*not finite at step", printed)
+    assert (done.score(bad), done.scores(bad)) == (0.0, [0.0, 0.0])
+    last = [run_of(tmp_path, done.outcomes[Key(good, fold=fold)]).read_epochs()[-1] for fold in (0, 1)]
+    assert done.scores(good) == [epoch.scores.mean_iou for epoch in last]
+    (finalist,) = report_in(tmp_path)["finalists"]
+    assert finalist["number"] == good
+    parts = [
+        Evaluation.read(tmp_path / "runs" / run_id / "evaluations" / "val-steplast" / "evaluation.npz")
+        for run_id in finalist["runs"]
+    ]
+    names = [name for part in parts for name in part.names]
+    assert len(set(names)) == len(names) == 28
+    merged = np.concatenate([part.confusion for part in parts]).sum(axis=0)
+    union = merged.sum(axis=0) + merged[:-1].sum(axis=1) - merged.diagonal()
+    assert finalist["mean_iou"]["value"] == pytest.approx((merged.diagonal() / union)[union > 0].mean())
