@@ -1,6 +1,8 @@
 """What is left when a sweep ends: a table, intervals of the best trials, figures and sweep.json."""
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ from jobs._scores import number as in_percent
 from jobs._scores import span
 from jobs._space import Point
 from jobs._study import Outcome, Study, Sweep
+from jobs._sweep_figures import draw_sweep
 
 
 class Finalist(Value):
@@ -68,10 +71,20 @@ def report_sweep(study: Study, url: str, resources: Resources, finalists: int, c
         finalists=tuple(found),
         rule=Rule().describe(evaluated[0][0].shape[2]) if evaluated else "",
     )
+    _draw(study, url, report.rule, console)
     storage.write_bytes(storage.join(url, "sweep.json"), (report.model_dump_json(indent=1) + "\n").encode())
     _show_finalists(study, report, console)
     console.say(f"everything   {url}")
     return report
+
+
+def _draw(study: Study, url: str, rule: str, console: Console) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        draw_sweep(study, Path(name), rule)
+        for path in sorted(Path(name).iterdir()):
+            place = storage.join(url, "figures", path.name)
+            storage.write_bytes(place, path.read_bytes())
+            console.say(f"drawn        {place}")
 
 
 def ranked(study: Study) -> list[Entry]:

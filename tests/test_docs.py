@@ -1,4 +1,5 @@
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from jobs._ceiling import CeilingCommand
 from jobs._cli import Settings, parse, read
 from jobs._compare import CompareCommand
 from jobs._evaluate import EvaluateCommand
+from jobs._models import ModelsCommand
+from jobs._promote import PromoteCommand
 from jobs._staged import StagedCommand
 from jobs._sweep import SweepCommand
 
@@ -22,6 +25,8 @@ OTHERS: dict[str, type[Settings]] = {
     "ceiling": CeilingCommand,
     "compare": CompareCommand,
     "evaluate": EvaluateCommand,
+    "models": ModelsCommand,
+    "promote": PromoteCommand,
     "sweep": SweepCommand,
     "train_staged": StagedCommand,
 }
@@ -42,7 +47,7 @@ def test_every_job_is_in_the_readme() -> None:
 @pytest.mark.parametrize(("job", "arguments"), COMMANDS)
 def test_commands_of_the_readme_are_understood(job: str, arguments: str) -> None:
     if job in OTHERS:
-        read(OTHERS[job], arguments.split())
+        read(OTHERS[job], shlex.split(arguments))
     else:
         assert parse(arguments.split(), STRIDES[job]).run.model.stride == STRIDES[job]
 

@@ -59,7 +59,7 @@ class Scale(NamedTuple):
 
     def _holds(self, tick: float) -> bool:
         # A tenth of a number that was typed is not quite the number that would have been typed.
-        return (tick > 0 or not self.log) and -1e-6 < self.at(tick) < 1 + 1e-6
+        return -1e-6 < self.at(tick) < 1 + 1e-6
 
 
 class Axis(NamedTuple):

@@ -280,9 +280,12 @@ def test_a_run_that_was_begun_and_no_more_gets_its_settings(tracked: Server, run
     log(run, folder, 0)
     there, first = client(tracked), found(tracked, run)
     there.delete_run(first.info.run_id)
-    there.create_run(first.info.experiment_id, tags={"fcn.run_id": run.run_id})
+    begun = there.create_run(first.info.experiment_id, tags={"fcn.run_id": run.run_id})
+    # MLflow refuses another value of a param, so what is there stays.
+    there.log_param(begun.info.run_id, "optim.learning_rate", "5e-2")
     log(run, folder, 1)
-    assert found(tracked, run).data.params == first.data.params
+    assert found(tracked, run).data.params == first.data.params | {"optim.learning_rate": "5e-2"}
+    assert has_epochs(tracked, run)
 
 
 def test_ctrl_c_is_told(tracked: Server, run: Run, folder: RunFolder) -> None:
@@ -397,7 +400,7 @@ def test_something_that_accepts_and_says_nothing(
     assert ["does not answer" in said[0], "the same command again" in said[1], len(said)] == [True, True, 2]
 
 
-def test_what_the_server_objects_to_is_said_without_the_password(
+def test_what_the_server_objects_to_is_said(
     tracked: Server, run: Run, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = client(tracked)
@@ -433,6 +436,17 @@ def test_a_connection_that_was_closed_meanwhile_is_made_again_without_a_word() -
     follower.end("FINISHED")
     assert len(made) == 2
     assert said == ["MLflow http://somewhere/#/experiments/1"]
+
+
+def test_a_password_in_an_error_is_not_shown() -> None:
+    def connect() -> _Copy:
+        raise ValueError("API request to http://me:secret@here/api failed\nfor a reason")
+
+    said: list[str] = []
+    _Follower(connect, "http://me:secret@here", said.append).end("FINISHED")
+    assert said[0].startswith(
+        "MLflow at http://here cannot be used (API request to http://here/api failed for a reason):"
+    )
 
 
 def test_the_end_of_a_run_waits_for_so_long_only(
