@@ -7,8 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -244,6 +244,7 @@ def test_each_way_of_evaluating_has_a_folder_of_its_own(settings: dict[str, Any]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_worker_that_is_killed_changes_no_bit_on_s3_either(
     trained: RunFolder,
     environment: dict[str, str],
@@ -258,9 +259,10 @@ def test_a_worker_that_is_killed_changes_no_bit_on_s3_either(
     with s3_server(monkeypatch, environment) as with_access:
         for path in (path for path in Path(folder.url).rglob("*") if path.is_file()):
             storage.write_bytes(f"s3://lab/here/runs/tiny/{path.relative_to(folder.url)}", path.read_bytes())
-        process = start_command("tiny", with_access, "--storage", "s3://lab/here", "--workers", 2, "--tta")
-        kill_a_worker_at_work(process, ray_folder)
-        printed, _ = process.communicate()
+        more = ("--storage", "s3://lab/here", "--workers", 2, "--tta")
+        with ended(start_command("tiny", with_access, *more)) as process:
+            os.kill(worker_at_work(process, ray_folder), signal.SIGKILL)
+            printed, _ = process.communicate()
         assert process.returncode == 0, printed
         assert "everything   s3://lab/here/runs/tiny/evaluations/val-tta" in printed
         (tmp_path / "far").mkdir()
@@ -271,28 +273,35 @@ def test_a_worker_that_is_killed_changes_no_bit_on_s3_either(
     assert_same_evaluation(tmp_path / "far", Path(evaluated(folder, start, tta=True).url))
 
 
-def kill_a_worker_at_work(process: subprocess.Popen[str], ray_folder: Path) -> None:
-    deadline = time.monotonic() + 120
+@contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """Let nothing of a test that failed go on."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def worker_at_work(process: subprocess.Popen[str], ray_folder: Path) -> int:
     while True:
         at_work = [pid for pid, line in processes_of(ray_folder).items() if "ray::Worker.evaluate" in line]
         if at_work:
-            os.kill(at_work[0], signal.SIGKILL)
-            return
+            return at_work[0]
         assert process.poll() is None
-        assert time.monotonic() < deadline
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_ctrl_c_leaves_no_evaluation(
     trained: RunFolder, environment: dict[str, str], ray_folder: Path, tmp_path: Path
 ) -> None:
     larger = {"data.streets.num_val": 100, "data.streets.height": 160, "data.streets.width": 240}
     folder = with_settings(copied(trained, tmp_path), larger)
-    process = start_command(folder.url, environment)
-    while not any("ray::Worker.evaluate" in line for line in processes_of(ray_folder).values()):
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate()
+    with ended(start_command(folder.url, environment)) as process:
+        worker_at_work(process, ray_folder)
+        process.send_signal(signal.SIGINT)
+        printed, _ = process.communicate()
     assert process.returncode == 130, printed
     assert printed.splitlines()[-1].startswith("interrupted")
     assert "Traceback" not in printed

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fcn_core.checkpoint import Epoch, RunFolder, best_epoch, load_weights
+from fcn_core.checkpoint import Epoch, RunFolder, best_epoch
 from fcn_core.metrics.rules import scores
 from fcn_core.settings import Run, override
 from jobs._cli import Job, read_job
@@ -161,10 +161,7 @@ def test_all_runs_finish_and_typing_it_again_trains_nothing(environment: dict[st
     assert figure is not None
     with Image.open(figure[1]) as picture:
         assert min(picture.size) > 300
-    # What a stage takes over is where it begins: the coarser network's classifier is in the finer one.
-    middle = find_run(urls[1], str(tmp_path)).run
-    assert middle.model.start_from == urls[0]
-    assert set(load_weights(urls[0])[0]) < set(load_weights(urls[1])[0])
+    assert find_run(urls[1], "").run.model.start_from == urls[0]
     before = [numbers(folder) for folder in folders]
     times = [Path(folder.url, "epochs.jsonl").stat().st_mtime_ns for folder in folders]
     again = staged(environment, tmp_path)
