@@ -75,7 +75,8 @@ def assert_equal(ours: Evaluation, theirs: Evaluation) -> None:
     assert (ours.confusion == theirs.confusion).all()
     assert (ours.boundary == theirs.boundary).all()
     for one, other in zip(ours.objects, theirs.objects, strict=True):
-        for field, another in zip(one, other, strict=True):
+        for name in Objects._fields:
+            field, another = np.asarray(getattr(one, name)), np.asarray(getattr(other, name))
             assert field.dtype == another.dtype
             assert (field == another).all()
     for one_sum, other_sum in zip(ours.sums, theirs.sums, strict=True):
