@@ -79,8 +79,13 @@ def scores(matrices: ArrayLike, rule: Rule | None = None) -> Scores:
     Args:
         matrices: confusion matrices (N, C + 1, C) or one (C + 1, C), integers; rows are the truth, void last.
         rule: the headline rule where left out.
+
+    Raises:
+        ValueError: the matrices have not this shape.
     """
     counts = np.asarray(matrices, dtype=np.int64)
+    if counts.shape[-2] != counts.shape[-1] + 1:
+        raise ValueError(f"confusion matrices are (C + 1, C), void last, not {counts.shape[-2:]}")
     counts = counts.reshape(-1, *counts.shape[-2:])
     found = _Parts.of(counts, rule or Rule(), np.ones((1, len(counts))))
     return Scores(

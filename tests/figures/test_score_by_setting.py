@@ -220,6 +220,9 @@ def test_names_lie_evenly_and_are_not_joined(tmp_path: Path, saved: list[Figure]
     points = [ScorePoint(run, "a_group $x$ " * 20, [0.5, 0.3]) for run in runs]
     score_by_setting(points, tmp_path / "names.png", Dimension("a.long_$etting_" * 20, choices=runs))
     assert_readable(saved[-1])
+    written = dict(texts(saved[-1]))
+    foot = max(box.y1 for text, box in written.items() if "best 40.0" in text)
+    assert min(box.y0 for text, box in written.items() if text.startswith("a.long_")) > foot + 16
 
 
 def test_runs_without_a_score_are_crosses_at_the_foot(tmp_path: Path, saved: list[Figure]) -> None:

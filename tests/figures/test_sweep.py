@@ -219,6 +219,12 @@ def test_of_equal_trials_the_earliest_are_the_best(tmp_path: Path, saved: list[F
     assert_readable(saved[-1])
 
 
+def test_small_differences_are_not_magnified(tmp_path: Path, saved: list[Figure]) -> None:
+    parallel_coordinates([RATE], rates(0.6, 0.601), tmp_path / "sweep.png")
+    ends = [places[-1][1] for _, places in sorted(crossings(saved[-1]).items())]
+    assert np.diff(ends) == pytest.approx(64), "a tenth of a point is a tenth of the axis"
+
+
 def test_names_of_the_best_stay_beside_the_axis(tmp_path: Path, saved: list[Figure]) -> None:
     for scores in ((0.6, 0.1, 0.1), (0.6, 0.6, 0.6), (0.6, 0.1, 0.1001), (0.5,)):
         parallel_coordinates([RATE], rates(*scores), tmp_path / "sweep.png")

@@ -12,6 +12,7 @@ import pytest
 from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
+from s3fs import S3FileSystem
 
 from fcn_core.checkpoint import RunFolder
 from fcn_core.data.catalogue import open_split
@@ -61,10 +62,13 @@ def s3_server(patch: pytest.MonkeyPatch, environment: Mapping[str, str]) -> Iter
     }
     for name, value in access.items():
         patch.setenv(name, value)
+    # Connections are kept for the life of a process, with the credentials that they were made with.
+    S3FileSystem.clear_instance_cache()
     boto3.client("s3").create_bucket(Bucket="lab")
     try:
         yield dict(environment) | access
     finally:
+        S3FileSystem.clear_instance_cache()
         server.stop()
 
 

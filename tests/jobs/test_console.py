@@ -10,7 +10,7 @@ from jobs._console import Console, percent
 
 def test_a_log_gets_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_console, "LINE_EVERY_S", 0.0)
-    matrix = torch.tensor([[3, 1], [0, 4]])
+    matrix = torch.tensor([[3, 1], [0, 4], [0, 0]])
     epoch = Epoch(
         epoch=2, step=8, train_loss=0.25, learning_rate=0.1, scores=scores(matrix), images_per_s=7.0, seconds=3.0
     )

@@ -517,13 +517,16 @@ def test_folds_are_found_beside_their_run_on_any_storage(
     folds = [changed({"data.folds": 2, "data.fold": fold, "name": f"fold{fold}"}) for fold in (0, 1)]
     for place in (memory, str(tmp_path)):
         for fold in folds:
-            write_run(uploaded(trained, f"{place}/runs/{fold.run_id}").url, fold)
+            folder = write_run(uploaded(trained, f"{place}/runs/{fold.run_id}").url, fold)
+            folder.write_epochs([epoch for epoch in folder.read_epochs() if epoch.step == 3])
         write_run(f"{place}/runs/{whole.run_id}", whole, {"folds": [fold.run_id for fold in folds]})
         assert find_run(whole.run_id, place).folds == tuple(f"{place}/runs/{fold.run_id}" for fold in folds)
     with Console() as console:
         target = find_run(whole.run_id, memory)
         made = evaluate_folds(target, EvaluateCommand(run=target.url), console, start)
     assert len(set(made.evaluation.names)) == made.report.subject.num_images == 17
+    # Not the best: it was chosen by the images that are scored.
+    assert [one.step for one in made.report.subject.checkpoints] == [9, 9]
     assert read_evaluation(f"{memory}/runs/{whole.run_id}/evaluations/val") is not None
 
 

@@ -18,6 +18,7 @@ from fcn_core.registry.gate import read_gate
 from fcn_core.registry.store import Entry, Registry
 from jobs import _evaluate, _models, _promote
 from jobs._cli import RunFailedError
+from jobs._compare import CompareCommand, compare
 from jobs._console import Console
 from jobs._evaluate import EvaluateCommand, evaluate_folds, evaluate_run
 from jobs._evaluations import Stored
@@ -77,6 +78,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 def lab(trained: Lab, tmp_path: Path) -> Lab:
     shutil.copytree(trained.place, tmp_path / "lab")
     return Lab(str(tmp_path / "lab"), Path(trained.better).name, Path(trained.worse).name)
+
+
+@pytest.fixture(scope="module")
+def promoted(trained: Lab, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """For tests that change nothing."""
+    place = tmp_path_factory.mktemp("promoted") / "lab"
+    shutil.copytree(trained.place, place)
+    lab = Lab(str(place), Path(trained.better).name, Path(trained.worse).name)
+    lab.promote(lab.better)
+    return lab
 
 
 def test_the_command_packs_evaluates_and_makes_champion(
@@ -277,6 +288,19 @@ def test_a_version_is_evaluated_like_a_run_and_its_evaluations_are_kept_with_it(
     assert kept.url == f"{champion}/evaluations/train"
     assert kept.report.scores == lab.evaluate(lab.better, split="train").report.scores
     assert lab.registry.read("streets", 2).label == "streets/2"
+    with Console() as console, pytest.raises(ValueError, match="differ in more than their seed"):
+        compare(CompareCommand(runs=["streets/1", "streets"], storage=lab.place), console)
+
+
+def test_settings_of_training_in_the_environment_do_no_harm(
+    lab: Lab, here: Here, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab.promote(lab.better)
+    monkeypatch.setenv("FCN_MODEL__TRUNK", "resnet18")
+    monkeypatch.setenv("FCN_DATA__PATH", "/nowhere")
+    here(_promote.main, lab.better, "--model", "streets", "--storage", lab.place)
+    here(_models.main, "show", "streets", "--storage", lab.place)
+    assert "1 champion" in capsys.readouterr().out
 
 
 def test_what_is_no_version_is_not_evaluated(lab: Lab, refused: Refused) -> None:
@@ -353,12 +377,11 @@ def test_a_model_that_was_never_champion_is_listed_without_one(
     ],
 )
 def test_what_the_user_can_mend_about_models_gets_one_line(
-    arguments: str, message: str, lab: Lab, refused: Refused
+    arguments: str, message: str, promoted: Lab, refused: Refused
 ) -> None:
-    lab.promote(lab.better)
-    said = refused(_models.main, *arguments.split(), "--storage", lab.place)
-    assert message.format(place=lab.place) in said
-    assert lab.champions == [1]
+    said = refused(_models.main, *arguments.split(), "--storage", promoted.place)
+    assert message.format(place=promoted.place) in said
+    assert promoted.champions == [1]
 
 
 def test_without_models_it_is_said_how_one_gets_some(refused: Refused, tmp_path: Path) -> None:

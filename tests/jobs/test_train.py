@@ -154,7 +154,7 @@ def test_ctrl_c_ends_a_run_that_goes_on_later(environment: dict[str, str], ray_f
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate()
     assert process.returncode == 130, printed
-    assert "the same command resumes" in printed.splitlines()[-1]
+    assert "the same command goes on" in printed.splitlines()[-1]
     assert "Traceback" not in printed
     assert_nothing_left(ray_folder)
 

@@ -199,3 +199,8 @@ def test_sets_drawn_anew_are_scored_as_if_their_images_were_repeated() -> None:
             assert classes == pytest.approx(whole.class_iou)
     with pytest.raises(ValueError, match="rule over batches"):
         resampled_iou(matrices, RULES["per_batch"], weights)
+
+
+def test_a_matrix_without_void_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(C \+ 1, C\), void last, not \(2, 2\)"):
+        scores([[3, 1], [0, 4]])

@@ -92,6 +92,14 @@ def test_a_damaged_checkpoint_is_not_packed(local: Registry, tmp_path: Path) -> 
     assert local.versions(NAME) == []
 
 
+def test_a_number_that_was_claimed_or_is_there_is_not_given_again(registry: Registry, made: Made) -> None:
+    storage.create_bytes(storage.join(registry.url, NAME, "claims", "00000003.json"), b"killed before it published")
+    assert registry.pack(NAME, made.candidate()).label == "streets/4"
+    with storage.publishing(registry.place(NAME, 7)):
+        pass
+    assert registry.pack(NAME, made.candidate()).label == "streets/8"
+
+
 def test_what_was_packed_is_found_by_what_was_evaluated(local: Registry, made: Made) -> None:
     for candidate in (made.scored(50), made.scored(50, split="test"), made.scored(50)):
         local.pack(NAME, candidate)
