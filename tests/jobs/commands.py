@@ -12,7 +12,7 @@ import pytest
 from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-from s3fs import S3FileSystem
+from s3fs.core import S3FileSystem
 
 from fcn_core.checkpoint import RunFolder
 from fcn_core.data.catalogue import open_split
