@@ -134,9 +134,7 @@ class RunFolder:
         Raises:
             TornError: it is not whole.
         """
-        folder = storage.fetch(self.checkpoint(step))
-        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-        return Restored(step, load_file(folder / WEIGHTS), state)
+        return read(self.checkpoint(step))[0]
 
     def best(self) -> str:
         """Return the URL of the best checkpoint by validation mean IoU; where that is not whole, of the newest that is.
@@ -145,7 +143,18 @@ class RunFolder:
             FileNotFoundError: the run has none.
         """
         best = best_epoch(self.read_epochs())
-        for step in [*([best.step] if best else []), *reversed(self.steps())]:
+        return self._first_whole([*([best.step] if best else []), *reversed(self.steps())])
+
+    def newest(self) -> str:
+        """Return the URL of the newest checkpoint that is whole.
+
+        Raises:
+            FileNotFoundError: the run has none.
+        """
+        return self._first_whole([*reversed(self.steps())])
+
+    def _first_whole(self, steps: Sequence[int]) -> str:
+        for step in steps:
             if _is_whole(self.checkpoint(step)):
                 return self.checkpoint(step)
         raise FileNotFoundError(f"{self.url} has no complete checkpoint")
@@ -155,6 +164,18 @@ class RunFolder:
         for step in self.steps()[:-keep_last]:
             if step != best:
                 storage.remove_folder(self.checkpoint(step))
+
+
+def read(url: str) -> tuple[Restored, Card]:
+    """Return a checkpoint with all that is needed to go on from it.
+
+    Raises:
+        TornError: it is not whole.
+    """
+    folder = storage.fetch(url)
+    card = Card.model_validate_json((folder / CARD).read_text())
+    state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    return Restored(card.step, load_file(folder / WEIGHTS), state), card
 
 
 def best_epoch(epochs: Sequence[Epoch]) -> Epoch | None:

@@ -3,11 +3,11 @@
 Call `fit` with a `LocalRuntime` to train without a cluster.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from fcn_core import checkpoint
+from fcn_core import checkpoint, storage
 from fcn_core.checkpoint import Card, Restored, RunFolder, best_epoch
 from fcn_core.compute import decide, make_deterministic
 from fcn_core.data.audit import Audit, class_weights
@@ -19,7 +19,7 @@ from fcn_core.losses import SegmentationLoss
 from fcn_core.models import weights
 from fcn_core.models.fcn import FCN
 from fcn_core.models.preprocessing import mean_colour
-from fcn_core.settings import Classes, Run
+from fcn_core.settings import Classes, Model, Run
 
 
 class Keep(NamedTuple):
@@ -53,11 +53,13 @@ def fit(run: Run, url: str, audit: Audit, runtime: Runtime, *, loader: LoaderSet
         if runtime.rank == 0:
             # A crash can come between a checkpoint and its line.
             folder.write_epochs(training.epochs)
-    if training.step == training.num_steps:
+    elif run.optim.continue_from is not None:
+        _continue(training, run.optim.continue_from)
+    if training.step == training.last_step:
         return
     # Every worker its part, every sample once: a DistributedSampler would repeat some to make the parts equal.
     val_share = Subset(val_set, range(runtime.rank, len(val_set.names), runtime.workers))
-    steps = range(training.step, training.num_steps)
+    steps = range(training.step, training.last_step)
     batches = training_batches(train_set, run.data, order, steps, mean_colour(run.model.preprocessing), loader)
     train(
         training,
@@ -85,6 +87,25 @@ def build_network(run: Run, classes: Classes, *, fresh: bool) -> FCN:
                 raise ValueError(f"model.start_from {source}: {what} there are {theirs}, here {ours}; make them agree")
         weights.start_from(network, found, source)
     return network
+
+
+def _continue(training: Training, source: str) -> None:
+    """Take over the whole state of another run; its newest checkpoint, if `source` is a run."""
+    is_checkpoint = storage.exists(storage.join(source, storage.MANIFEST))
+    restored, card = checkpoint.read(source if is_checkpoint else RunFolder(source).newest())
+    there, here = _shape(card.model), _shape(training.run.model)
+    try:
+        if there != here:
+            names = ", ".join(f"model.{name}" for name in there if there[name] != here[name])
+            raise ValueError(f"another network was trained there: make {names} agree")
+        training.continue_from(restored)
+    except ValueError as error:
+        raise ValueError(f"optim.continue_from {source}: {error}") from error
+
+
+def _shape(model: Model) -> dict[str, Any]:
+    """Return what must be as in the checkpoint from which a run goes on."""
+    return model.model_dump(exclude={"dropout", "weights", "start_from"})
 
 
 def _training(run: Run, classes: Classes, audit: Audit, runtime: Runtime, order: Order, *, fresh: bool) -> Training:

@@ -4,7 +4,7 @@ It knows the cluster only as a `Runtime`, and never makes the host wait for the 
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -94,6 +94,9 @@ class Training:
         self.numerics = numerics
         self.steps_per_epoch = steps_per_epoch
         self.num_steps = steps_per_epoch * run.optim.epochs
+        """Of the whole schedule."""
+        self.last_step = steps_per_epoch * run.optim.last_epoch
+        """After which the run ends."""
         self.wrapped = runtime.wrap(cast("nn.Module", torch.compile(network)) if numerics.compile else network)
         self.optimizer = build_optimizer(network, run.optim)
         self.average = MovingAverage(network, run.optim.ema_decay) if run.optim.ema_decay else None
@@ -154,14 +157,44 @@ class Training:
         self.network.load_state_dict(restored.state.get("raw_weights", restored.weights))
         if self.average is not None:
             self.average.load([restored.weights[name] for name, _ in self.network.named_parameters()])
-        self.optimizer.load_state_dict(restored.state["optimizer"])
+        self._load_optimizer(restored.state["optimizer"])
         self.losses.copy_(restored.state["losses"])
         self.epochs = [Epoch.model_validate(epoch) for epoch in restored.state["epochs"]]
         self.step = restored.step
-        self.runtime.say(f"resumed at step {self.step} of {self.num_steps}")
+        self.runtime.say(f"resumed at step {self.step} of {self.last_step}")
         if restored.state["computed"] != self.numerics.describe():
             began, now = restored.state["computed"], self.numerics.describe()
             self.runtime.say(f"not to the same bits as if never stopped: began on {began}, goes on on {now}")
+
+    def continue_from(self, restored: Restored) -> None:
+        """Go on from a checkpoint of another run, with the settings of this one; the history is this one's own.
+
+        Raises:
+            ValueError: what was trained there cannot go on here.
+        """
+        state = restored.state
+        if state["losses"].shape != self.losses.shape:
+            theirs = len(state["losses"])
+            raise ValueError(f"an epoch has {theirs} steps there and {self.steps_per_epoch} here: use the same batches")
+        if restored.step >= self.last_step:
+            raise ValueError(f"it ended at step {restored.step}, and this run at {self.last_step}: raise optim.epochs")
+        if _outline(state["optimizer"], averaged="raw_weights" in state) != _outline(
+            self.optimizer.state_dict(), averaged=self.average is not None
+        ):
+            raise ValueError("its optimiser keeps another state: optim.method and optim.ema_decay must be as there")
+        self.restore(restored)
+        self.epochs = []
+
+    def _load_optimizer(self, state: dict[str, Any]) -> None:
+        """Load moments and counts; rates and decays are those of our settings."""
+        ours = [{name: value for name, value in group.items() if name != "params"} for group in self._groups]
+        self.optimizer.load_state_dict(state)
+        for group, settings in zip(self._groups, ours, strict=True):
+            group.update(settings)
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        return self.optimizer.param_groups
 
     def _on_device(self, batch: Batch) -> Batch:
         return Batch(*(tensor.to(self.runtime.device, non_blocking=True) for tensor in batch))
@@ -222,7 +255,7 @@ def train(
     Raises:
         NonFiniteLossError: the loss diverged; what was saved before is good.
     """
-    while training.step < training.num_steps:
+    while training.step < training.last_step:
         start = time.perf_counter()
         steps = _train_epoch(training, batches, save, save_every)
         trained = time.perf_counter()
@@ -279,13 +312,19 @@ def _train_epoch(training: Training, batches: Iterator[list[Batch]], save: Save,
     return training.step - first
 
 
+def _outline(optimizer: Mapping[str, Any], *, averaged: bool) -> tuple[object, ...]:
+    """Return what must be alike for the state of an optimiser to be taken over."""
+    groups = optimizer["param_groups"]
+    return averaged, "betas" in groups[0], [len(group["params"]) for group in groups]
+
+
 def _progress(training: Training, steps_per_s: float) -> Progress:
     last = (training.step - 1) % training.steps_per_epoch
     return Progress(
         epoch=(training.step - 1) // training.steps_per_epoch + 1,
-        epochs=training.run.optim.epochs,
+        epochs=training.run.optim.last_epoch,
         step=training.step,
-        steps=training.num_steps,
+        steps=training.last_step,
         loss=float(training.losses[last]),
         images_per_s=steps_per_s * training.run.optim.batch_size,
     )

@@ -171,6 +171,14 @@ class Optim(Value):
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="decay of the moving average of weights that is validated and kept"
     )
+    continue_from: str | None = Field(
+        None,
+        description="run (its newest checkpoint) or checkpoint from whose weights, optimiser state and step training "
+        "goes on, with these settings",
+    )
+    stop_epoch: int | None = Field(
+        None, ge=1, description="epoch after which the run ends, though the schedule is that of all epochs"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -178,7 +186,14 @@ class Optim(Value):
             raise ValueError(
                 f"batch_size {self.batch_size} does not divide into accumulate {self.accumulate} equal parts"
             )
+        if self.last_epoch > self.epochs:
+            raise ValueError(f"stop_epoch {self.stop_epoch} is behind the last of {self.epochs} epochs: leave it out")
         return self
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch with which the run ends, counted from 1."""
+        return self.stop_epoch or self.epochs
 
 
 class Compute(Value):

@@ -19,7 +19,7 @@ from fcn_core.data.catalogue import open_dataset
 from fcn_core.loop import NonFiniteLossError, Progress
 from fcn_core.runtime import DistributedRuntime, LocalRuntime
 from fcn_core.settings import Run
-from tests.tiny import TINY, assert_same_bits, audit_of, changed, train
+from tests.tiny import TINY, assert_same_bits, assert_same_state, audit_of, changed, numbers, train
 
 STEPS = 9
 
@@ -69,6 +69,54 @@ def test_a_finished_run_is_not_trained_again(never_stopped: RunFolder) -> None:
     before = never_stopped.steps()
     train(TINY, never_stopped.url, StopsAt(1))
     assert never_stopped.steps() == before
+
+
+def test_going_on_from_another_run_with_its_settings_equals_never_stopping(
+    never_stopped: RunFolder, tmp_path: Path
+) -> None:
+    first = train(changed({"optim.stop_epoch": 1}), tmp_path / "first")
+    assert [epoch.epoch for epoch in first.read_epochs()] == [1]
+    second = train(changed({"optim.continue_from": first.url}), tmp_path / "second")
+    assert [epoch.epoch for epoch in second.read_epochs()] == [2, 3]
+    assert numbers(second) == numbers(never_stopped)[1:]
+    assert_same_state(second, never_stopped)
+
+
+def test_a_run_that_goes_on_from_another_is_resumed_where_it_was(never_stopped: RunFolder, tmp_path: Path) -> None:
+    run = changed({"optim.continue_from": never_stopped.checkpoint(3), "optim.learning_rate": 1e-4})
+    with pytest.raises(Stopped):
+        train(run, tmp_path / "stopped", StopsAt(7))
+    assert_same_bits(train(run, tmp_path / "stopped"), train(run, tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("method", ["sgd", "adamw"])
+def test_what_goes_on_from_another_run_takes_its_own_rates(method: str, tmp_path: Path) -> None:
+    begun = {"optim.method": method}
+    first = train(changed(begun | {"optim.stop_epoch": 1}), tmp_path / "first")
+    settings = {"optim.continue_from": first.url, "optim.learning_rate": 1e-2, "optim.weight_decay": 0.5}
+    second = train(changed(begun | settings | {"optim.momentum": 0.1}), tmp_path / "second")
+    group = checkpoint.read(second.newest())[0].state["optimizer"]["param_groups"][0]
+    assert group["weight_decay"] == 0.5
+    assert (group["momentum"] if method == "sgd" else group["betas"][0]) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optim.method": "adamw"}, "optim.method and optim.ema_decay must be as there"),
+        ({"optim.ema_decay": 0.9}, "optim.method and optim.ema_decay must be as there"),
+        ({"optim.epochs": 1}, "it ended at step 9, and this run at 3: raise optim.epochs"),
+        ({"optim.batch_size": 2}, "an epoch has 3 steps there and 7 here: use the same batches"),
+        ({"model.stride": 16}, "another network was trained there: make model.stride agree"),
+    ],
+)
+def test_what_cannot_go_on_from_another_run_says_why(
+    settings: dict[str, Any], message: str, never_stopped: RunFolder, tmp_path: Path
+) -> None:
+    run = changed({"optim.epochs": 5} | settings | {"optim.continue_from": never_stopped.url})
+    with pytest.raises(ValueError, match="optim.continue_from") as refusal:
+        train(run, tmp_path)
+    assert message in str(refusal.value)
 
 
 def test_a_torn_checkpoint_is_passed_over(never_stopped: RunFolder, tmp_path: Path) -> None:
