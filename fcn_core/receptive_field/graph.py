@@ -1,0 +1,360 @@
+"""A network as the list of what it does to an image of one size, found by letting it run on no numbers at all.
+
+`trace` calls the network on an image of torch's meta device, which has a shape and no content, and notes each function
+of torch that is called. So a forward may look at sizes, crop and branch by them as it likes, as `FCN` does; torch.fx,
+which follows a forward for all sizes at once, cannot follow such a one. Along each axis the list then tells which units
+of any layer depend on which units of another, in intervals that are exact as long as no set has holes.
+"""
+
+import difflib
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fcn_core.receptive_field.intervals import IDENTITY, Intervals, Sight, hull, intersect, whole
+from fcn_core.receptive_field.operations import SIGNATURES, Call, Input, Kind, Pair, extents, interpret
+
+_DEVICE: Any = torch.Tensor.device
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One call of a function of torch.
+
+    Attributes:
+        name: of the module that called it, with the function's name unless the module has no parts (`layer1.0.conv1`,
+            `layer1.0.add`), and with `:1`, `:2`, ... where that happened more than once.
+        kind: what it does to space.
+        function: its name, such as `batch_norm` or `relu`.
+        inputs: indices of the nodes that it takes, in the order of its arguments.
+        shape: of what it returns, without the batch: (C, H, W) of a map.
+        sees: for each input, how its rows and its columns are seen.
+        options: its other arguments by name, sizes as pairs (rows, columns), paddings as pairs of (before, after);
+            `weight`, `bias`, `running_mean` and so on are the network's own tensors.
+    """
+
+    name: str
+    kind: Kind
+    function: str
+    inputs: tuple[int, ...]
+    shape: tuple[int, ...]
+    sees: tuple[tuple[Sight, Sight], ...]
+    options: Mapping[str, Any]
+    call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], int | None]
+
+    @property
+    def extents(self) -> Pair:
+        """Rows and columns; (1, 1) of what is no map."""
+        return extents(self.shape)
+
+    def run(self, *inputs: Tensor) -> Tensor:
+        """Return what the node makes of its inputs (N, ...), which it leaves as they are; gradients flow."""
+        function, args, kwargs, index = self.call
+        result = function(*_exchange(args, Input, lambda place: inputs[place.number]), **kwargs)
+        chosen: Tensor = result if index is None else result[index]
+        return chosen
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """The nodes of a network, each after its inputs; the first is the image and the last is what was asked for."""
+
+    nodes: tuple[Node, ...]
+    names: Mapping[str, int]
+    """Index of the node that ends each node, module and part of a module by its dotted name."""
+
+    def find(self, name: str) -> int:
+        """Return the index of a node, of the last node of a module, or of the only one whose name ends in `.name`.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if name in self.names:
+            return self.names[name]
+        found = [known for known in self.names if known.endswith(f".{name}")]
+        if len(found) == 1:
+            return self.names[found[0]]
+        near = found or _near(name, self.names)
+        raise ValueError(f"no layer {name!r}: did you mean {', '.join(near)}?")
+
+    def until(self, name: str) -> "Graph":
+        """Return the part of the graph that leads to a layer.
+
+        Raises:
+            ValueError: there is no such layer.
+        """
+        last = self.find(name)
+        kept = {0, last}
+        for index in range(last, 0, -1):
+            if index in kept:
+                kept.update(self.nodes[index].inputs)
+        places = {index: place for place, index in enumerate(sorted(kept))}
+        nodes = (self.nodes[index] for index in places)
+        moved = tuple(replace(node, inputs=tuple(places[source] for source in node.inputs)) for node in nodes)
+        return Graph(moved, {known: places[index] for known, index in self.names.items() if index in places})
+
+    def needed(self, node: int, units: Intervals, axis: int, *, clipped: bool = True) -> list[Intervals]:
+        """Return which units of the nodes up to `node` any of its `units` depends on.
+
+        Args:
+            node: index of a node.
+            units: intervals (..., 2) of its rows or columns.
+            axis: 0 for rows, 1 for columns.
+            clipped: to what exists; else layers go on without end, as the theory of receptive fields has it.
+
+        Returns:
+            Intervals (..., 2) for each of the nodes 0 to `node`.
+        """
+        nothing = np.zeros_like(units)
+        found = [nothing] * node + [self._clip(node, units, axis) if clipped else units]
+        for index in range(node, 0, -1):
+            for source, sights in zip(self.nodes[index].inputs, self.nodes[index].sees, strict=True):
+                sight, asked = sights[axis], found[index]
+                if sight == IDENTITY:
+                    seen = asked
+                elif clipped:  # What sees padding alone needs nothing.
+                    seen = intersect(asked, sight.changed(whole(self.nodes[source].extents[axis])))
+                    seen = self._clip(source, sight.needed(seen), axis)
+                else:
+                    seen = sight.needed(asked)
+                found[source] = hull(found[source], seen)
+        return found
+
+    def changed(self, pixels: Intervals, axis: int) -> list[Intervals]:
+        """Return which units of each node depend on any of these rows or columns (..., 2) of the image."""
+        found = [self._clip(0, pixels, axis)]
+        for index, node in enumerate(self.nodes[1:], start=1):
+            total = np.zeros_like(pixels)
+            for source, sights in zip(node.inputs, node.sees, strict=True):
+                sight = sights[axis]
+                reaching = intersect(found[source], sight.needed(whole(node.extents[axis])))
+                total = hull(total, self._clip(index, sight.changed(reaching), axis))
+            found.append(total)
+        return found
+
+    def outputs(self, images: Tensor) -> list[Tensor]:
+        """Return what each node makes of images (N, C, H, W) of the size that was traced; gradients flow."""
+        made = [images]
+        for node in self.nodes[1:]:
+            made.append(node.run(*(made[source] for source in node.inputs)))
+        return made
+
+    def _clip(self, node: int, units: Intervals, axis: int) -> Intervals:
+        return intersect(units, whole(self.nodes[node].extents[axis]))
+
+
+def trace(
+    network: nn.Module, target: str | None = None, *, size: Pair = (224, 224), channels: int | None = None
+) -> Graph:
+    """Return what a network does in evaluation mode to an image (channels, *size), up to a layer or to its end.
+
+    The network is called once on an image without content and is left as it was.
+
+    Args:
+        network: takes images (N, channels, H, W).
+        target: name of a module or node; the end of the network by default.
+        size: rows and columns of the image.
+        channels: of the image; those of the network's first convolution by default.
+
+    Raises:
+        ValueError: there is no such layer, or the network cannot be followed at this size.
+    """
+    if channels is None:
+        convolutions = (layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
+        channels = next((layer.in_channels for layer in convolutions), 3)
+    first = next((tensor for tensor in network.parameters() if tensor.is_floating_point()), torch.empty(0))
+    image = torch.empty((1, channels, *size), dtype=first.dtype, device="meta")
+    recorder = _Recorder(network, image, first.device)
+    try:
+        with _evaluating(network), recorder.listening(), recorder, torch.no_grad():
+            result = network(image)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"cannot follow {type(network).__name__} on an image of {size}: {reason}") from error
+    graph = recorder.graph(result)
+    return graph.until(target or graph.nodes[-1].name)
+
+
+class _Recorder(TorchFunctionMode):
+    """Notes each function of torch that takes what depends on the image."""
+
+    def __init__(self, network: nn.Module, image: Tensor, device: torch.device) -> None:
+        super().__init__()
+        self.network = network
+        self.device = device
+        self.scopes: list[tuple[str, bool]] = []
+        """Dotted names of the modules that are being called, and whether they have no parts."""
+        self.nodes = [Node("input", Kind.INPUT, "input", (), tuple(image.shape[1:]), (), {}, (_no_call, (), {}, None))]
+        self.places: dict[int, int] = {id(image): 0}
+        self.constants = {id(tensor) for tensor in (*network.parameters(), *network.buffers())}
+        self.alive: list[object] = [image]
+        """What was made, since an object's id is its own only as long as it lives."""
+        self.ends: dict[str, int] = {}
+        """Nodes whose results modules returned."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        del types
+        kwargs = kwargs or {}
+        inputs: list[int] = []
+        noted, named = (
+            _exchange(values, Tensor, lambda tensor: self._note(tensor, inputs)) for values in (args, kwargs)
+        )
+        if not inputs:
+            result = func(*args, **kwargs)
+            self.constants.update(map(id, self._keep(result)))
+            return result
+        if func == _DEVICE.__get__:
+            return self.device
+        result = func(*_exchange(args, Tensor, _weightless), **_exchange(kwargs, Tensor, _weightless))
+        name = func.__name__
+        made = [args[0]] if name == "__setitem__" else self._keep(result)
+        for index, tensor in enumerate(made):
+            call = (_pure(func), noted, named, index if isinstance(result, list | tuple) else None)
+            self._add(name.strip("_"), call, inputs, tensor)
+        return result
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Know, as long as this lasts, which module is being called and what it returned."""
+        handles = []
+        for name, module in self.network.named_modules():
+            scope = (name, not any(True for _ in module.children()))
+
+            def enter(_module: nn.Module, _args: object, scope: tuple[str, bool] = scope) -> None:
+                self.scopes.append(scope)
+
+            def leave(_module: nn.Module, _args: object, result: object, name: str = name) -> None:
+                self.scopes.pop()
+                if id(result) in self.places:
+                    self.ends[name] = self.places[id(result)]
+
+            handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def graph(self, result: object) -> Graph:
+        """Return what was noted, up to the last node that the network returned."""
+        returned: list[int] = []
+        _exchange(result, Tensor, lambda tensor: returned.append(self.places[id(tensor)]))
+        if not returned:
+            raise ValueError(f"{type(self.network).__name__} returned nothing that depends on the image")
+        times = Counter(node.name for node in self.nodes)
+        counters = {name: itertools.count(1) for name in times}
+        unique = [
+            replace(node, name=f"{node.name}:{next(counters[node.name])}") if times[node.name] > 1 else node
+            for node in self.nodes[: max(returned) + 1]
+        ]
+        names: dict[str, int] = {}
+        for index, node in enumerate(unique):
+            parts = node.name.partition(":")[0].split(".")
+            names |= {".".join(parts[: end + 1]): index for end in range(len(parts))}
+        names |= {name: index for name, index in self.ends.items() if name and index < len(unique)}
+        names |= {node.name: index for index, node in enumerate(unique)}
+        return Graph(tuple(unique), names)
+
+    def _note(self, tensor: Tensor, inputs: list[int]) -> Tensor | Input:
+        """Return a placeholder of what depends on the image, and any other tensor as it is."""
+        if id(tensor) in self.places:
+            inputs.append(self.places[id(tensor)])
+            return Input(len(inputs) - 1)
+        if tensor.device.type == "meta" and id(tensor) not in self.constants:
+            raise TypeError("something that is no function of torch made a tensor of the image")
+        return tensor
+
+    def _keep(self, result: object) -> list[Tensor]:
+        kept = [one for one in (result if isinstance(result, list | tuple) else [result]) if isinstance(one, Tensor)]
+        self.alive.extend(kept)
+        return kept
+
+    def _add(
+        self,
+        function: str,
+        call: tuple[Callable[..., Any], Any, Any, int | None],
+        inputs: Sequence[int],
+        tensor: Tensor,
+    ) -> None:
+        _, args, kwargs, index = call
+        shape = tuple(tensor.shape[1:]) if tensor.shape[:1] == (1,) else ()
+        options = _by_name(SIGNATURES.get(function, ()), args, kwargs)
+        shapes = [self.nodes[source].shape for source in inputs]
+        meaning = interpret(Call(function, options, shapes, shape, index))
+        scope, whole_module = self.scopes[-1] if self.scopes else ("", False)
+        name = scope if whole_module and scope else f"{scope}.{function}".lstrip(".")
+        node = Node(name, meaning.kind, function, tuple(inputs), shape, meaning.sees, meaning.options, call)
+        self.places[id(tensor)] = len(self.nodes)
+        self.nodes.append(node)
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        network.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _by_name(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    named = {**dict(zip(names, args, strict=False)), **kwargs, "args": tuple(args[len(names) :])}
+    named["args"] = tuple(value for value in named["args"] if not isinstance(value, Input))
+    return {name: value for name, value in named.items() if not isinstance(value, Input)}
+
+
+def _exchange(values: Any, kind: type, by: Callable[[Any], Any]) -> Any:  # noqa: ANN401
+    """Return nested tuples, lists and dicts with each value of a kind exchanged."""
+    if isinstance(values, kind):
+        return by(values)
+    if isinstance(values, dict):
+        return {name: _exchange(value, kind, by) for name, value in values.items()}
+    if type(values) in (tuple, list):
+        return type(values)(_exchange(value, kind, by) for value in values)
+    return values
+
+
+def _weightless(tensor: Tensor) -> Tensor:
+    return tensor if tensor.device.type == "meta" else tensor.detach().to("meta")
+
+
+def _pure(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that gives the same and leaves its input alone."""
+    name = function.__name__
+    if name == "__setitem__":
+        return _with_item
+    return getattr(Tensor, name[:-1], function) if name.endswith("_") and not name.endswith("__") else function
+
+
+def _with_item(tensor: Tensor, index: Any, value: Tensor | float) -> Tensor:  # noqa: ANN401
+    copy = tensor.clone()
+    copy[index] = value
+    return copy
+
+
+def _no_call() -> None:
+    raise TypeError("the image is given, not computed")
+
+
+def _near(name: str, names: Mapping[str, int]) -> list[str]:
+    last = {known.rpartition(".")[2]: known for known in names}
+    close = difflib.get_close_matches(name, names, 3, 0.4) + [
+        last[end] for end in difflib.get_close_matches(name.rpartition(".")[2], last, 3, 0.6)
+    ]
+    return list(dict.fromkeys(close))[:4] or [*names][:4]
