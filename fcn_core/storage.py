@@ -115,6 +115,24 @@ def list_folder(url: str) -> list[str]:
     return sorted({Path(entry).name for entry in entries if entry.rstrip("/") != path.rstrip("/")})
 
 
+def find_files(url: str) -> dict[str, str]:
+    """Return the path of each file below a folder, relative to it and sorted, with its `version`."""
+    filesystem, path = _open(url)
+    root = f"{path.rstrip('/')}/"
+    found = filesystem.find(path, detail=True)
+    return {name.removeprefix(root): _version(found[name]) for name in sorted(found)}
+
+
+def version(url: str) -> str:
+    """Return a text that is another one once a file has been changed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    filesystem, path = _open(url)
+    return _version(filesystem.info(path))
+
+
 def remove_folder(url: str) -> None:
     """Delete a folder, its COMMIT first, so that no reader takes the rest for whole."""
     filesystem, path = _open(url)
@@ -185,11 +203,10 @@ def cached(url: str) -> Path:
         FileNotFoundError: there is no such file.
     """
     filesystem, path = _open(url)
-    version = filesystem.info(path)
+    facts = filesystem.info(path)
     if is_local(url):
         return Path(path)
-    # Whatever the storage tells of a file: size, times, ETag, generation.
-    key = hashlib.sha256(json.dumps([url, version], sort_keys=True, default=str).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([url, _version(facts)]).encode()).hexdigest()
     target = cache_folder() / "files" / key[:2] / f"{key}{Path(path).suffix}"
     if not target.exists():
         with _written(target, b"", mode=0o600) as partial:
@@ -207,6 +224,11 @@ def _open(url: str) -> tuple[Any, str]:
     # Others write and delete too: what was listed a moment ago is no answer.
     filesystem, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
     return filesystem, str(path)
+
+
+def _version(facts: dict[str, Any]) -> str:
+    # Whatever the storage tells of a file: size, times, ETag, generation.
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @contextmanager
