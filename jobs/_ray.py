@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jobs._cli import Resources
+import torch
+
+from jobs._cli import Resources, RunFailedError
 
 ROOT = Path(__file__).parents[1]
 """The code that workers need."""
@@ -87,8 +89,8 @@ def environment_variables() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith((*PASSED_ON, *RAY_SETTINGS))}
 
 
-def resources_per_worker(resources: Resources, say: Callable[[str], None]) -> dict[str, float]:
-    """Return what each worker asks of Ray, a GPU among it if the settings or the cluster are so.
+def resources_per_worker(resources: Resources, say: Callable[[str], None], gpu_share: float = 1) -> dict[str, float]:
+    """Return what each worker asks of Ray, a GPU or a share of one among it if the settings or the cluster are so.
 
     Raises:
         ValueError: a GPU is asked for on a machine that has none, and no cluster is joined that could get one.
@@ -96,10 +98,11 @@ def resources_per_worker(resources: Resources, say: Callable[[str], None]) -> di
     import ray
 
     there = ray.cluster_resources()
-    gpu = resources.device == "cuda" or (resources.device == "auto" and there.get("GPU", 0) >= resources.workers)
+    enough = there.get("GPU", 0) >= resources.workers * gpu_share
+    gpu = resources.device == "cuda" or (resources.device == "auto" and enough)
     asked: dict[str, float] = {"CPU": resources.cpus_per_worker}
     if gpu:
-        asked["GPU"] = 1
+        asked["GPU"] = gpu_share
     for name, amount in asked.items():
         if there.get(name, 0) >= amount * resources.workers:
             continue
@@ -109,3 +112,23 @@ def resources_per_worker(resources: Resources, say: Callable[[str], None]) -> di
             raise ValueError(f"{lack}: lower workers, or choose device cpu")
         say(f"{lack} now: waiting for nodes")
     return asked
+
+
+@contextmanager
+def causes(remedy: str) -> Iterator[None]:
+    """Raise what a worker raised, without Ray's account of where; `remedy` is what to do if memory is short.
+
+    Raises:
+        RunFailedError: workers were lost too often, or are out of memory.
+    """
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, torch.OutOfMemoryError):
+            raise RunFailedError(f"the device is out of memory: {remedy}") from error
+        raise error.cause from error
+    except RayError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise RunFailedError(f"a worker was lost and could not be replaced: {last}") from error

@@ -14,13 +14,14 @@ from fcn_core.data.catalogue import open_split
 from fcn_core.evaluation import Part, evaluate
 from fcn_core.predict import Inference, Predictor
 from fcn_core.settings import Compute, Data
-from jobs._cli import Resources, RunFailedError
+from jobs._cli import Resources
 from jobs._console import Console
-from jobs._ray import KEEP_MEMORY, cluster, environment_variables, resources_per_worker
+from jobs._ray import KEEP_MEMORY, causes, cluster, environment_variables, resources_per_worker
 
 MOST_AT_ONCE = 16
 """Images that a worker is given at once."""
 ATTEMPTS = 3
+REMEDY = "give --tile, such as --tile 512"
 
 
 class Images(NamedTuple):
@@ -75,7 +76,7 @@ class Team:
         size = min(MOST_AT_ONCE, -(-num_images // (4 * len(self._actors))))
         chunks = [self._indexes[start : start + size] for start in range(0, num_images, size)]
         pool, done = ActorPool(self._actors), 0
-        with _causes():
+        with causes(REMEDY):
             for part in pool.map_unordered(lambda actor, chunk: actor.evaluate.remote(chunk), chunks):
                 done += len(part.images)
                 console.count("evaluating, image", done, num_images)
@@ -87,7 +88,7 @@ class Team:
         import ray
 
         actors = cycle(self._actors)
-        with _causes():
+        with causes(REMEDY):
             return list(ray.get([next(actors).labels.remote(self._indexes[place]) for place in places]))
 
 
@@ -118,19 +119,3 @@ def team(
         finally:
             for one in actors:
                 ray.kill(one)
-
-
-@contextmanager
-def _causes() -> Iterator[None]:
-    """Raise what a worker raised, without Ray's account of where."""
-    from ray.exceptions import RayError, RayTaskError
-
-    try:
-        yield
-    except RayTaskError as error:
-        if isinstance(error.cause, torch.OutOfMemoryError):
-            raise RunFailedError("the device is out of memory: give --tile, such as --tile 512") from error
-        raise error.cause from error
-    except RayError as error:
-        last = str(error).strip().splitlines()[-1]
-        raise RunFailedError(f"a worker was lost and could not be replaced: {last}") from error

@@ -32,10 +32,10 @@ from jobs._cli import RunFailedError
 from jobs._console import Console
 from jobs._evaluate import EvaluateCommand, evaluate_folds, evaluate_run, main
 from jobs._evaluations import Stored, read_evaluation
+from jobs._ray import causes
 from jobs._runs import find_run
 from jobs._scores import show
 from jobs._sheets import ranked
-from jobs._team import _causes
 from tests.figures.looking import words
 from tests.jobs.commands import (
     ROOT,
@@ -309,7 +309,7 @@ def test_ctrl_c_leaves_no_evaluation(
 
 
 def test_workers_that_are_lost_too_often_end_the_command_with_a_line() -> None:
-    with pytest.raises(RunFailedError, match="could not be replaced: The actor died"), _causes():
+    with pytest.raises(RunFailedError, match="could not be replaced: The actor died"), causes("give --tile"):
         raise ActorDiedError
 
 
