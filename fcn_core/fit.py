@@ -3,7 +3,7 @@
 Call `fit` with a `LocalRuntime` to train without a cluster.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -50,8 +50,8 @@ def fit(run: Run, url: str, audit: Audit, runtime: Runtime, *, loader: LoaderSet
     training = _training(run, train_set.classes, audit, runtime, order, fresh=restored is None)
     if restored is not None:
         training.restore(restored)
-        if runtime.rank == 0:
-            # A crash can come between a checkpoint and its line.
+        # A crash can come between a checkpoint and its line.
+        if runtime.rank == 0 and folder.read_epochs() != training.epochs:
             folder.write_epochs(training.epochs)
     elif run.optim.continue_from is not None:
         _continue(training, run.optim.continue_from)
@@ -93,19 +93,19 @@ def _continue(training: Training, source: str) -> None:
     """Take over the whole state of another run; its newest checkpoint, if `source` is a run."""
     is_checkpoint = storage.exists(storage.join(source, storage.MANIFEST))
     restored, card = checkpoint.read(source if is_checkpoint else RunFolder(source).newest())
-    there, here = _shape(card.model), _shape(training.run.model)
     try:
-        if there != here:
-            names = ", ".join(f"model.{name}" for name in there if there[name] != here[name])
-            raise ValueError(f"another network was trained there: make {names} agree")
+        _check_shape(card.model, training.run.model)
         training.continue_from(restored)
     except ValueError as error:
         raise ValueError(f"optim.continue_from {source}: {error}") from error
 
 
-def _shape(model: Model) -> dict[str, Any]:
-    """Return what must be as in the checkpoint from which a run goes on."""
-    return model.model_dump(exclude={"dropout", "weights", "start_from"})
+def _check_shape(theirs: Model, ours: Model) -> None:
+    """Refuse a network whose training cannot go on in ours."""
+    there, here = (model.model_dump(exclude={"dropout", "weights", "start_from"}) for model in (theirs, ours))
+    different = [f"model.{name}" for name in there if there[name] != here[name]]
+    if different:
+        raise ValueError(f"another network was trained there: make {', '.join(different)} agree")
 
 
 def _training(run: Run, classes: Classes, audit: Audit, runtime: Runtime, order: Order, *, fresh: bool) -> Training:

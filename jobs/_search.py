@@ -101,4 +101,4 @@ class Tpe:
         return dimension.values[int(parameter)] if isinstance(dimension, Choice) else dimension.rounded(parameter)
 
 
-SEARCHES: dict[str, type[Even] | type[Tpe]] = {"even": Even, "tpe": Tpe}
+SEARCHES: dict[str, type[Even] | type[Tpe]] = {"even": Even, "tpe": Tpe, "pbt": Even}

@@ -7,8 +7,10 @@ from statistics import mean, stdev
 from typing import Any, Literal, NamedTuple
 
 from fcn_core import storage
-from fcn_core.checkpoint import RunFolder, best_epoch
+from fcn_core.checkpoint import Epoch, RunFolder
 from fcn_core.settings import Run, Value, override
+from jobs._metric import MEAN_IOU, Metric
+from jobs._population import Descent, next_generation
 from jobs._search import SEARCHES
 from jobs._space import Point, Space
 
@@ -31,17 +33,12 @@ class Key(NamedTuple):
     """Added to the seed."""
     fold: int = 0
     stage: str = ""
-    """One of `STAGES` in a staged sweep."""
+    """One of `STAGES` in a staged sweep; in a population the generation, by its last epoch."""
 
     @property
     def name(self) -> str:
         """A name for files."""
         return "-".join([f"{self.number:04d}", str(self.repeat), str(self.fold), *([self.stage] if self.stage else [])])
-
-    @property
-    def needs(self) -> "Key | None":
-        """The run that must have ended before."""
-        return self._replace(stage="32s") if self.stage in ("16s", "8s") else None
 
 
 class Sweep(Value):
@@ -50,11 +47,16 @@ class Sweep(Value):
     run: Run
     """The settings that are not searched."""
     space: Space
-    method: Literal["even", "tpe"]
+    method: Literal["even", "tpe", "pbt"]
+    metric: str = MEAN_IOU
     scheduler: Literal["none", "asha", "median"]
     grace_epochs: int
     seeds: int
     staged: bool
+    population: int | None = None
+    """Members, with method pbt."""
+    generation_epochs: int | None = None
+    """Epochs after which members are compared, with method pbt."""
 
     @property
     def sweep_id(self) -> str:
@@ -65,26 +67,64 @@ class Sweep(Value):
     @property
     def stages(self) -> tuple[str, ...]:
         """The runs of each trial, for each seed and fold."""
+        if self.population is not None:
+            return tuple(f"e{end:03d}" for end in self._ends)
         return tuple(STAGES) if self.staged else ("",)
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """The stages by the best of which a trial is judged; of a population the last generation."""
+        return self.stages if self.population is None else self.stages[-1:]
+
+    @property
+    def by_last_epoch(self) -> bool:
+        """Tell whether runs are judged by their last epoch.
+
+        The best one of a fold is chosen on the images that the fold is scored on; members of a population go on from
+        the last one.
+        """
+        return self.run.data.folds is not None or self.population is not None
+
+    @property
+    def judged_step(self) -> str | None:
+        """The checkpoint by which a run is judged, as an evaluation names it."""
+        return "last" if self.by_last_epoch else None
 
     def keys(self, number: int) -> list[Key]:
         """Return the runs of a trial."""
         repeats, folds = range(self.seeds), range(self.run.data.folds or 1)
         return [Key(number, repeat, fold, stage) for repeat in repeats for fold in folds for stage in self.stages]
 
-    def run_of(self, key: Key, point: Point, runs: str) -> Run:
-        """Return a run of a trial; `runs` is the URL below which runs are kept."""
+    def needs(self, key: Key) -> list[Key]:
+        """Return the runs that must have ended before."""
+        if self.population is not None:
+            before = self.stages.index(key.stage) - 1
+            members = [one for number in range(self.population) for one in self.keys(number)]
+            return [one for one in members if before >= 0 and one.stage == self.stages[before]]
+        return [key._replace(stage="32s")] if key.stage in ("16s", "8s") else []
+
+    def run_of(self, key: Key, point: Point, start: str | None) -> Run:
+        """Return a run of a trial; `start` is the URL of the run that it starts from, if it does."""
         suffix = f"-{key.stage.replace('_', '-')}" if key.stage else ""
         changes = {**point, "name": f"{self.run.name}-t{key.number:03d}{suffix}", "seed": self.run.seed + key.repeat}
         if self.run.data.folds is not None:
             changes["data.fold"] = key.fold
-        changes |= STAGES.get(key.stage, {})
-        if key.needs is not None:
-            changes["model.start_from"] = storage.join(runs, self.run_of(key.needs, point, runs).run_id)
+        if self.population is not None:
+            changes |= {"optim.stop_epoch": self._ends[self.stages.index(key.stage)], "optim.continue_from": start}
+        elif self.staged:
+            changes |= STAGES[key.stage]
+            if start is not None:
+                changes["model.start_from"] = start
         if key.stage == "at_once":
             # As long as FCN-32s and what starts from it together.
             changes["optim.epochs"] = 2 * override(self.run, point).optim.epochs
         return override(self.run, changes)
+
+    @property
+    def _ends(self) -> list[int]:
+        """The last epoch of each generation."""
+        each, epochs = self.generation_epochs or 1, self.run.optim.epochs
+        return [*range(each, epochs, each), epochs]
 
 
 class Member(NamedTuple):
@@ -106,8 +146,8 @@ class Outcome(Value):
     run_id: str
     status: Status
     epochs: int
-    mean_iou: float | None
-    """On validation: of the best epoch, or of the last one in a fold."""
+    score: float | None
+    """On validation, as the sweep's metric has it."""
     reason: str = ""
 
     @property
@@ -163,16 +203,19 @@ class Study:
         place: where it is kept; what is there is taken over.
         runs: URL below which runs are kept.
         trials: how many points are tried.
+        metric: what they are judged by.
     """
 
-    def __init__(self, sweep: Sweep, place: Place, runs: str, trials: int) -> None:
+    def __init__(self, sweep: Sweep, place: Place, runs: str, trials: int, metric: Metric) -> None:
         self.sweep = sweep
+        self.metric = metric
         self.outcomes = place.outcomes()
         self.points = place.points()
         self._place = place
         self._runs = runs
         self._trials = trials
         self._search = SEARCHES[sweep.method](sweep.space, sweep.run.seed)
+        self._generations: list[dict[int, Descent]] = []
         self._waiting: list[Key] = []
         for number in sorted(self.points):
             self._search.point(number, self.points[number])
@@ -186,14 +229,14 @@ class Study:
         """
         while True:
             for key in self._waiting:
-                needed = self.outcomes.get(key.needs) if key.needs else None
-                if key.needs is None or (needed is not None and needed.status in ("finished", "stopped")):
-                    self._waiting.remove(key)
+                hindrance = self._hindrance(key)
+                if hindrance == "wait":
+                    continue
+                self._waiting.remove(key)
+                if hindrance is None:
                     return self.member(key)
-                if needed is not None:
-                    self._waiting.remove(key)
-                    self._give_up(key, needed)
-                    break
+                self._give_up(key, hindrance)
+                break
             else:
                 if len(self.points) >= self._trials:
                     return "wait" if self._waiting else None
@@ -201,8 +244,64 @@ class Study:
 
     def member(self, key: Key) -> Member:
         """Return a run of the sweep."""
-        run = self.sweep.run_of(key, self.points[key.number], self._runs)
-        return Member(key, run, key in self.outcomes)
+        return Member(key, self._run_of(key), key in self.outcomes)
+
+    def point(self, number: int, stage: str | None = None) -> Point:
+        """Return the settings of a trial in a stage; they change from generation to generation of a population.
+
+        Left out, the stage is the newest for which they are known.
+        """
+        generations = self.generations if self.sweep.population is not None else []
+        index = len(generations) - 1 if stage is None else self.sweep.stages.index(stage)
+        return generations[index][number].point if generations else self.points[number]
+
+    @property
+    def generations(self) -> list[dict[int, Descent]]:
+        """Return, of a population, who went on from whom in each generation, as far as scores tell."""
+        known, stages = self._generations, self.sweep.stages
+        if not known or len(known[0]) < len(self.points):
+            known[:] = [{number: Descent(number, point) for number, point in self.points.items()}]
+        while len(known) < len(stages) and len(self.points) == self.sweep.population:
+            scores = {number: self._alive(number, stages[len(known) - 1]) for number in self.points}
+            if "wait" in scores.values() or not any(score is not None for score in scores.values()):
+                break
+            points = {number: one.point for number, one in known[-1].items()}
+            numbers = {number: score for number, score in scores.items() if score != "wait"}
+            known.append(next_generation(self.sweep.space, self.sweep.run.seed, len(known), points, numbers))
+        return known
+
+    def _alive(self, number: int, stage: str) -> float | Literal["wait"] | None:
+        """Return what a member is compared by; None if a run of it diverged."""
+        values = self.scores(number, stage)
+        if values is None:
+            return "wait"
+        keys = [key for key in self.sweep.keys(number) if key.stage == stage]
+        return None if any(self.outcomes[key].status == "diverged" for key in keys) else mean(values)
+
+    def _hindrance(self, key: Key) -> "Outcome | Literal['wait'] | None":
+        """Return the outcome because of which a run cannot start, or "wait" if it cannot yet."""
+        needed = [self.outcomes.get(one) for one in self.sweep.needs(key)]
+        ended = [outcome for outcome in needed if outcome is not None]
+        failed = [outcome for outcome in ended if outcome.status == "failed"]
+        if failed or len(ended) < len(needed):
+            return failed[0] if failed else "wait"
+        if self.sweep.population is not None:
+            # Whoever diverged goes on from another, unless there is none.
+            return None if len(self.generations) > self.sweep.stages.index(key.stage) else ended[0]
+        return next((outcome for outcome in ended if outcome.status == "diverged"), None)
+
+    def _run_of(self, key: Key) -> Run:
+        source = self._source(key)
+        start = storage.join(self._runs, self._run_of(source).run_id) if source else None
+        return self.sweep.run_of(key, self.point(key.number, key.stage), start)
+
+    def _source(self, key: Key) -> Key | None:
+        """Return the run from which one starts."""
+        needs = self.sweep.needs(key)
+        if self.sweep.population is None or not needs:
+            return needs[0] if needs else None
+        index = self.sweep.stages.index(key.stage)
+        return key._replace(number=self.generations[index][key.number].parent, stage=self.sweep.stages[index - 1])
 
     def ended(self, member: Member, status: Status | None, reason: str) -> None:
         """Take note of what a run came to. One that failed is tried again when the sweep goes on.
@@ -214,24 +313,26 @@ class Study:
         """
         if member.ended:
             return
-        epochs = RunFolder(storage.join(self._runs, member.run.run_id)).read_epochs()
-        complete = len(epochs) == member.run.optim.epochs
+        epochs = self.epochs(member.key)
+        complete = bool(epochs) and epochs[-1].epoch == member.run.optim.last_epoch
         if status is None and not complete and self.sweep.scheduler == "none":
             status, reason = "failed", "it ended before its last epoch"
-        # The best epoch of a fold is chosen on the images that the fold is scored on: the last one is not.
-        best = best_epoch(epochs if self.sweep.run.data.folds is None else epochs[-1:])
         outcome = Outcome(
             **member.key._asdict(),
             run_id=member.run.run_id,
             status=status or ("finished" if complete else "stopped"),
             epochs=len(epochs),
-            mean_iou=best.scores.mean_iou if best else None,
+            score=self.metric.of([epoch.scores for epoch in epochs]),
             reason=reason,
         )
         self.outcomes[member.key] = outcome
         if outcome.status != "failed":
             self._place.write_outcome(outcome)
             self._tell(member.key.number)
+
+    def epochs(self, key: Key) -> list[Epoch]:
+        """Return the epochs that a run has trained."""
+        return RunFolder(storage.join(self._runs, self._run_of(key).run_id)).read_epochs()
 
     @property
     def remaining(self) -> int:
@@ -240,18 +341,18 @@ class Study:
         return sum(key not in self.outcomes or self.outcomes[key].status == "failed" for key in runs)
 
     def scores(self, number: int, stage: str | None = None) -> list[float] | None:
-        """Return the mean IoU of each run of a trial, or of one stage, once all have ended; 0 for one that diverged."""
+        """Return the score of each run of a trial, or of one stage, once all have ended; 0 for one that diverged."""
         keys = [key for key in self.sweep.keys(number) if stage is None or key.stage == stage]
         found = [self.outcomes.get(key) for key in keys]
         if any(outcome is None or outcome.status == "failed" for outcome in found):
             return None
         return [
-            0.0 if outcome.status == "diverged" else outcome.mean_iou or 0.0 for outcome in found if outcome is not None
+            0.0 if outcome.status == "diverged" else outcome.score or 0.0 for outcome in found if outcome is not None
         ]
 
     def score(self, number: int) -> float | None:
         """Return what a trial is judged by: the mean over seeds and folds, of its best stage."""
-        by_stage = [self.scores(number, stage) for stage in self.sweep.stages]
+        by_stage = [self.scores(number, stage) for stage in self.sweep.judged]
         if any(values is None for values in by_stage):
             return None
         return max(mean(values) for values in by_stage if values is not None)
@@ -276,13 +377,14 @@ class Study:
         ]
 
     def _give_up(self, key: Key, needed: Outcome) -> None:
-        run = self.member(key).run
+        # Who a member of a population would have gone on from is not known.
+        run_id = "" if self.sweep.population is not None else self._run_of(key).run_id
         self.outcomes[key] = Outcome(
             **key._asdict(),
-            run_id=run.run_id,
+            run_id=run_id,
             status=needed.status,
             epochs=0,
-            mean_iou=None,
+            score=None,
             reason=f"{needed.run_id}, from which it starts, {needed.status}",
         )
         if needed.status != "failed":

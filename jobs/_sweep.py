@@ -14,9 +14,15 @@ from pydantic import BeforeValidator, Field
 from fcn_core import storage
 from fcn_core.data.audit import Audit
 from fcn_core.data.batches import Order
+from fcn_core.data.catalogue import open_train_val
+from fcn_core.registry.version import Name
 from fcn_core.settings import Run, override
-from jobs._cli import FROM_OUTSIDE, Command, Job, Launch, RunFailedError, as_yaml, exit_codes, read_job
+from jobs._cli import FROM_OUTSIDE, Command, Job, Launch, Resources, RunFailedError, as_yaml, exit_codes, read_job
 from jobs._console import Console
+from jobs._evaluate import command_for
+from jobs._metric import MEAN_IOU, metric_of
+from jobs._population import changeable, check_changeable
+from jobs._promote import PromoteCommand, promote_run
 from jobs._ray import cluster, resources_per_worker
 from jobs._space import as_searches, default_space, with_searches
 from jobs._study import Member, Place, Status, Study, Sweep
@@ -46,17 +52,24 @@ class SweepCommand(Command):
         [],
         description="NAME=VALUES: a,b,c or low..high or log:low..high; nothing leaves the setting out of the search",
     )
-    method: Literal["even", "tpe"] = Field(
-        "even", description="even: a low-discrepancy random search; tpe: Optuna's, which learns from finished trials"
+    method: Literal["even", "tpe", "pbt"] = Field(
+        "even",
+        description="even: a low-discrepancy random search; tpe: Optuna's, which learns from finished trials; pbt: a "
+        "population of as many members as trials, where bad ones go on from good ones with settings changed a little",
     )
+    metric: str = Field(MEAN_IOU, description="what trials are judged by: mean_iou, or iou.CLASS")
     scheduler: Literal["none", "asha", "median"] = Field("none", description="what ends trials that do badly early")
     grace_epochs: int = Field(3, ge=1, description="epochs before a scheduler may end a trial")
+    generation_epochs: int = Field(3, ge=1, description="epochs after which the members of a population are compared")
     budget_minutes: float | None = Field(None, gt=0, description="stop after so long; the same command goes on later")
     staged: bool = Field(
         False,
         description="each trial trains FCN-32s, 16s and 8s from it, and 8s at once for as long as 32s and 8s together",
     )
     finalists: int = Field(3, ge=0, description="best trials that are evaluated, for intervals")
+    promote: Name | None = Field(
+        None, description="model whose next version the best run becomes, and its champion if the gate passes"
+    )
 
 
 def main() -> None:
@@ -78,6 +91,8 @@ def sweep(command: SweepCommand, job: Job, console: Console) -> str:
     """
     asked, launch = asked_for(command, job.run), job.launch
     _check(asked, command)
+    classes = open_train_val(asked.run.data)[0].classes
+    metric = metric_of(asked.metric, classes, last=asked.by_last_epoch)
     root = storage.absolute(launch.storage)
     url = storage.join(root, "sweeps", asked.sweep_id)
     console.say(f"sweep {asked.sweep_id} in {url}")
@@ -86,7 +101,7 @@ def sweep(command: SweepCommand, job: Job, console: Console) -> str:
             storage.check_access(place)
     audits = _audit(asked, launch, console)
     with _alone(url):
-        study = Study(asked, Place(url), storage.join(root, "runs"), command.trials)
+        study = Study(asked, Place(url), storage.join(root, "runs"), command.trials, metric)
         if study.outcomes:
             console.say(f"{len(study.outcomes)} runs of this sweep have ended before")
         is_over = study.remaining == 0
@@ -95,7 +110,9 @@ def sweep(command: SweepCommand, job: Job, console: Console) -> str:
                 _run_trials(study, launch, audits, command, console)
         # On a new Ray: runs that a budget cut off have left their CPUs taken in the old one.
         with nullcontext() if is_over else cluster(launch):
-            report_sweep(study, url, launch, command.finalists, console)
+            report = report_sweep(study, url, launch, command.finalists, console)
+            if command.promote is not None and report.best_run is not None and study.remaining == 0:
+                _promote(study, report.best_run, command.promote, launch, console)
     _check_outcomes(study, console)
     return url
 
@@ -103,11 +120,15 @@ def sweep(command: SweepCommand, job: Job, console: Console) -> str:
 def asked_for(command: SweepCommand, run: Run) -> Sweep:
     """Return the sweep around a run that a command asks for."""
     run = override(run, {"name": f"{run.name.removesuffix('-fcn8s')}-sweep"})
+    space, is_population = default_space(run), command.method == "pbt"
     stride = {"model.stride": ""} if command.staged else {}
     return Sweep(
         run=run,
-        space=with_searches(default_space(run), stride | as_searches(command.search)),
+        space=with_searches(changeable(space) if is_population else space, stride | as_searches(command.search)),
         method=command.method,
+        metric=command.metric,
+        population=command.trials if is_population else None,
+        generation_epochs=command.generation_epochs if is_population else None,
         scheduler=command.scheduler,
         grace_epochs=command.grace_epochs,
         seeds=command.seeds,
@@ -122,19 +143,30 @@ def _check(asked: Sweep, command: SweepCommand) -> None:
         raise ValueError(
             "a staged sweep sets model.stride, at_once and start_from itself: leave them out of the search"
         )
-    if asked.scheduler != "none" and (asked.staged or "optim.epochs" in names):
-        raise ValueError(
-            f"{asked.scheduler} compares runs of equal length, epoch by epoch: "
-            "leave out the scheduler, or staged and optim.epochs"
-        )
+    _check_method(asked)
     if run.data.fold is not None:
         raise ValueError("a sweep runs all folds: leave out data.fold")
+    if command.promote is not None and (run.data.folds is not None or command.finalists == 0):
+        raise ValueError("promote takes the best evaluated run of one network: leave out data.folds, and finalists 0")
     if not names and command.trials > 1:
         raise ValueError("nothing is searched, so that all trials are the same: give --search, or --trials 1")
     asked.space.check(run)
     for point in asked.space.corners():
         for key in asked.keys(command.trials - 1)[: len(asked.stages)]:
-            asked.run_of(key, point, "")
+            asked.run_of(key, point, None)
+
+
+def _check_method(asked: Sweep) -> None:
+    """Refuse ways to search and to stop early that do not go together."""
+    if asked.population is not None:
+        if asked.staged or asked.scheduler != "none":
+            raise ValueError("a population is neither staged nor stopped early: leave out staged and scheduler")
+        check_changeable(asked.space, asked.run)
+    if asked.scheduler != "none" and (asked.staged or "optim.epochs" in asked.space.names):
+        raise ValueError(
+            f"{asked.scheduler} compares runs of equal length, epoch by epoch: "
+            "leave out the scheduler, or staged and optim.epochs"
+        )
 
 
 def _audit(asked: Sweep, launch: Launch, console: Console) -> list[Audit]:
@@ -156,6 +188,14 @@ def _check_outcomes(study: Study, console: Console) -> None:
     failed = [outcome for outcome in study.outcomes.values() if outcome.status == "failed"]
     if failed:
         raise RunFailedError(f"{len(failed)} runs failed, among them {failed[0].run_id}: {failed[0].reason}")
+
+
+def _promote(study: Study, run_id: str, model: str, launch: Launch, console: Console) -> None:
+    """Let the best run through the gate."""
+    evaluation = command_for(run_id, launch, study.sweep.judged_step).folder
+    resources = {name: getattr(launch, name) for name in Resources.model_fields}
+    entry = promote_run(PromoteCommand(run=run_id, model=model, evaluation=evaluation, **resources), console)
+    console.say(f"champion     {model}/{entry.version}: {entry.reason}")
 
 
 @contextmanager
@@ -203,7 +243,9 @@ def _run_trials(study: Study, launch: Launch, audits: Sequence[Audit], command: 
     console.say(f"to watch     tensorboard --logdir {storage.join(ray_folder, name)}")
     tuner = tune.Tuner(
         # The trial itself only waits for its workers: a CPU of its own would be one too many, and 0 is refused.
-        tune.with_resources(tune.with_parameters(train_member, launch=launch, audits=audits), {"memory": 1}),
+        tune.with_resources(
+            tune.with_parameters(train_member, launch=launch, audits=audits, metric=study.metric), {"memory": 1}
+        ),
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="max",

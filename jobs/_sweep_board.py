@@ -10,7 +10,7 @@ from rich.table import Table
 
 from jobs._console import LINE_EVERY_S, Console, percent
 from jobs._scores import number as in_percent
-from jobs._study import Key, Member, Study
+from jobs._study import Key, Member, Outcome, Study
 
 
 class SweepBoard:
@@ -36,12 +36,12 @@ class SweepBoard:
 
     def epoch(self, member: Member, result: Mapping[str, Any]) -> None:
         """Show an epoch of a run."""
-        epoch, best = int(result.get("epoch", 0)), float(result.get("best_mean_iou", 0.0))
+        epoch, best = int(result.get("epoch", 0)), float(result.get("score", 0.0))
         self._running[member.key] = (epoch, best)
         self.show()
         if not self._console.rich.is_terminal and time.monotonic() - self._last_line >= LINE_EVERY_S:
             self._last_line = time.monotonic()
-            self._console.say(f"trial {member.key.name}, epoch {epoch}: best mean IoU {percent(best)}")
+            self._console.say(f"trial {member.key.name}, epoch {epoch}: {self._study.sweep.metric} {percent(best)}")
 
     def ended(self, member: Member) -> None:
         """Show that a run has ended."""
@@ -49,12 +49,11 @@ class SweepBoard:
         outcome = self._study.outcomes.get(member.key)
         if outcome is not None and not self._console.rich.is_terminal:
             why = f" ({outcome.reason})" if outcome.reason else ""
-            point = ", ".join(
-                f"{name.split('.')[-1]} {value}" for name, value in self._study.points[member.key.number].items()
-            )
+            point = self._study.point(member.key.number, member.key.stage)
+            settings = ", ".join(f"{name.split('.')[-1]} {value}" for name, value in point.items())
             self._console.say(
                 f"trial {member.key.name} {outcome.status} after {outcome.epochs} epochs, "
-                f"mean IoU {percent(outcome.mean_iou)}{why}: {point}"
+                f"{self._study.sweep.metric} {percent(outcome.score)}{why}: {settings}"
             )
         self.show()
 
@@ -67,12 +66,12 @@ class SweepBoard:
 def trials(study: Study, running: Mapping[Key, tuple[int, float]] | None = None) -> Table:
     """Return a table of all trials that were begun, the best first."""
     names = study.sweep.space.names
-    table = Table("trial", "mean IoU %", "epochs", "state", *(name.split(".")[-1] for name in names))
+    table = Table("trial", f"{study.sweep.metric} %", "epochs", "state", *(name.split(".")[-1] for name in names))
     rows = []
-    for number, point in study.points.items():
-        ended = [outcome for key, outcome in study.outcomes.items() if key.number == number]
+    for number in study.points:
+        point, ended = study.point(number), _newest(study, number)
         active = [state for key, state in (running or {}).items() if key.number == number]
-        values = [outcome.mean_iou or 0.0 for outcome in ended] + [best for _, best in active]
+        values = [outcome.score or 0.0 for outcome in ended] + [best for _, best in active]
         score = sum(values) / len(values) if values else None
         epochs = max([outcome.epochs for outcome in ended] + [epoch for epoch, _ in active], default=0)
         state = "running" if active else ", ".join(sorted({outcome.status for outcome in ended})) or "waiting"
@@ -80,3 +79,12 @@ def trials(study: Study, running: Mapping[Key, tuple[int, float]] | None = None)
     for score, number, epochs, state, cells in sorted(rows, key=lambda row: (-(row[0] or -1), row[1])):
         table.add_row(str(number), in_percent(score), str(epochs), state, *cells)
     return table
+
+
+def _newest(study: Study, number: int) -> list[Outcome]:
+    """Return what has ended of a trial; of a member of a population in its newest generation."""
+    ended = [outcome for key, outcome in study.outcomes.items() if key.number == number]
+    if study.sweep.population is None:
+        return ended
+    newest = max((outcome.stage for outcome in ended), default="")
+    return [outcome for outcome in ended if outcome.stage == newest]

@@ -32,11 +32,21 @@ class Finalist(Value):
 
     number: int
     stage: str
-    mean_iou: Interval
+    score: Interval
     """Mean over seeds, with its interval over images."""
     less_than_best: Interval | None
     """Paired difference to the best; None for that itself."""
     runs: tuple[str, ...]
+
+
+class Generation(Value):
+    """A member of a population in one generation."""
+
+    number: int
+    stage: str
+    parent: int
+    """The member of the generation before from which it went on."""
+    point: Point
 
 
 class SweepReport(Value):
@@ -47,7 +57,17 @@ class SweepReport(Value):
     points: dict[int, Point]
     outcomes: tuple[Outcome, ...]
     finalists: tuple[Finalist, ...]
+    generations: tuple[Generation, ...]
+    """Of a population."""
     rule: str
+
+    @property
+    def best_run(self) -> str | None:
+        """The run of the best trial that scored best."""
+        if not self.finalists:
+            return None
+        scores = {outcome.run_id: outcome.score or 0.0 for outcome in self.outcomes}
+        return max(self.finalists[0].runs, key=lambda run_id: scores[run_id])
 
 
 class Entry(NamedTuple):
@@ -69,6 +89,13 @@ def report_sweep(study: Study, url: str, resources: Resources, finalists: int, c
         points=study.points,
         outcomes=tuple(study.outcomes[key] for key in sorted(study.outcomes)),
         finalists=tuple(found),
+        generations=tuple(
+            Generation(number=number, stage=stage, parent=descent.parent, point=descent.point)
+            for stage, members in zip(study.sweep.stages, study.generations, strict=False)
+            for number, descent in members.items()
+        )
+        if study.sweep.population is not None
+        else (),
         rule=Rule().describe(evaluated[0][0].shape[2]) if evaluated else "",
     )
     _draw(study, url, report.rule, console)
@@ -92,7 +119,7 @@ def ranked(study: Study) -> list[Entry]:
     entries = [
         Entry(number, stage, mean(values))
         for number in study.points
-        for stage in study.sweep.stages
+        for stage in study.sweep.judged
         if (values := study.scores(number, stage)) is not None
     ]
     return sorted(entries, key=lambda entry: (-entry.score, entry.number))
@@ -107,14 +134,15 @@ def _has_scores(study: Study, entry: Entry) -> bool:
 def table(study: Study) -> Table:
     """Return a table of all trials, the best first, with a column for each stage."""
     names = [name.split(".")[-1] for name in study.sweep.space.names]
-    stages = [Column(stage or "mean IoU", justify="right", no_wrap=True) for stage in study.sweep.stages]
+    titles = study.sweep.stages if study.sweep.staged else (study.sweep.metric,)
+    stages = [Column(title, justify="right", no_wrap=True) for title in titles]
     shown = Table("trial", *stages, *names, "state", box=SIMPLE_HEAD)
     shown.caption = "in %; ± is the standard deviation over seeds and folds"
     order = sorted(study.points, key=lambda number: (-(study.score(number) or -1.0), number))
     for number in order:
-        cells = [_with_spread(study, number, stage) for stage in study.sweep.stages]
+        cells = [_with_spread(study, number, stage) for stage in study.sweep.judged]
         states = sorted({outcome.status for key, outcome in study.outcomes.items() if key.number == number})
-        values = [f"{value:g}" if isinstance(value, float) else str(value) for value in study.points[number].values()]
+        values = [f"{value:g}" if isinstance(value, float) else str(value) for value in study.point(number).values()]
         shown.add_row(str(number), *cells, *values, ", ".join(states) or "not ended")
     return shown
 
@@ -129,12 +157,11 @@ def _with_spread(study: Study, number: int, stage: str) -> str:
 
 def _matrices(study: Study, entry: Entry, resources: Resources, console: Console) -> list[NDArray[np.int64]]:
     """Return the confusion matrices of all images for each seed of a trial; folds hold different images."""
-    step = None if study.sweep.run.data.folds is None else "last"
     by_seed: dict[int, list[Evaluation]] = {}
     for key in study.sweep.keys(entry.number):
         if key.stage == entry.stage:
             target = find_run(study.outcomes[key].run_id, resources.storage)
-            made = evaluate_run(target, command_for(target.url, resources, step), console)
+            made = evaluate_run(target, command_for(target.url, resources, study.sweep.judged_step), console)
             by_seed.setdefault(key.repeat, []).append(made.evaluation)
     return [Evaluation.merge(parts).confusion for parts in by_seed.values()]
 
@@ -146,18 +173,18 @@ def _finalist(
     return Finalist(
         number=entry.number,
         stage=entry.stage,
-        mean_iou=intervals(ours, Rule()).mean_iou,
-        less_than_best=None if ours is best else paired(ours, best, Rule()).mean_iou,
+        score=study.metric.interval(intervals(ours, Rule())),
+        less_than_best=None if ours is best else study.metric.interval(paired(ours, best, Rule())),
         runs=tuple(study.outcomes[key].run_id for key in keys),
     )
 
 
 def _show_finalists(study: Study, report: SweepReport, console: Console) -> None:
     for one in report.finalists:
-        point = ", ".join(f"{name.split('.')[-1]} {value}" for name, value in study.points[one.number].items())
+        point = ", ".join(f"{name.split('.')[-1]} {value}" for name, value in study.point(one.number).items())
         behind = f", {span(one.less_than_best)} to the best" if one.less_than_best else ""
-        score = f"{in_percent(one.mean_iou.value)} ({span(one.mean_iou)}) %"
-        console.say(f"trial {one.number} {one.stage}: {score}{behind}: {point}")
+        score = f"{study.sweep.metric} {in_percent(one.score.value)} ({span(one.score)}) %"
+        console.say(f"trial {f'{one.number} {one.stage}'.strip()}: {score}{behind}: {point}")
     if report.finalists:
         console.say(report.rule)
-        console.say(f"best run     {report.finalists[0].runs[0]}")
+        console.say(f"best run     {report.best_run}")

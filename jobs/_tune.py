@@ -17,53 +17,56 @@ from fcn_core import storage
 from fcn_core.checkpoint import Epoch, RunFolder
 from fcn_core.data.audit import Audit
 from fcn_core.loop import NonFiniteLossError
+from fcn_core.metrics.rules import Scores
 from fcn_core.settings import Run
 from jobs._cli import Launch
 from jobs._console import Console
+from jobs._metric import Metric
 from jobs._study import Member, Status
 from jobs._train import train_on_cluster, write_run
 
-METRIC = "best_mean_iou"
+METRIC = "score"
 CONTROLLER = "controller"
 """Beside the numbers of an epoch: the handle of the actor that directs the workers, as long as they are at work."""
 ABORT_S = 60.0
 """The longest that the workers of a stopped run are waited for."""
 
 
-def train_member(config: Mapping[str, Any], *, launch: Launch, audits: Sequence[Audit]) -> None:
+def train_member(config: Mapping[str, Any], *, launch: Launch, audits: Sequence[Audit], metric: Metric) -> None:
     """Train a run to its end and report each of its epochs; those of before it was interrupted first."""
     run = Run.model_validate(config["run"])
     try:
-        _train(run, launch, audits, ended=config["ended"])
+        _train(run, launch, audits, metric, ended=config["ended"])
     except NonFiniteLossError as error:
-        tune.report({METRIC: 0.0, "epoch": run.optim.epochs, "diverged": str(error)})
+        tune.report({METRIC: 0.0, "epoch": run.optim.last_epoch, "diverged": str(error)})
     except Exception as error:
         # Raised, it would be tried again, to no avail: what can pass was tried again by Ray Train.
         tune.report({METRIC: 0.0, "epoch": 0, "failed": _last_line(error)})
 
 
-def _train(run: Run, launch: Launch, audits: Sequence[Audit], *, ended: bool) -> None:
+def _train(run: Run, launch: Launch, audits: Sequence[Audit], metric: Metric, *, ended: bool) -> None:
     url = storage.join(storage.absolute(launch.storage), "runs", run.run_id)
     folder, console, audited = RunFolder(url), Console(), audits[run.data.fold or 0]
     write_run(folder, run, audited)
-    best = -1.0
+    seen: list[Scores] = []
     for epoch in folder.read_epochs():
-        best = max(best, epoch.scores.mean_iou or 0.0)
-        tune.report({**_numbers(epoch), METRIC: best})
+        seen.append(epoch.scores)
+        tune.report({**_numbers(epoch), METRIC: metric.of(seen) or 0.0})
     if not ended:
-        train_on_cluster(run, launch, url, audited, console, [_Report(best)])
+        train_on_cluster(run, launch, url, audited, console, [_Report(metric, seen)])
 
 
 class _Report(TuneReportCallback):  # type: ignore[misc] # Ray's classes have no types here.
-    """Hands what workers report on to Tune, with the best score so far."""
+    """Hands what workers report on to Tune, with the score so far."""
 
-    def __init__(self, best: float) -> None:
+    def __init__(self, metric: Metric, seen: list[Scores]) -> None:
         super().__init__()
-        self._best = best
+        self._metric = metric
+        self._seen = seen
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        self._best = max(self._best, metrics[0]["mean_iou"] or 0.0)
-        ours = {METRIC: self._best, CONTROLLER: ray.get_runtime_context().current_actor}
+        self._seen.append(Scores.model_validate({name: metrics[0][name] for name in Scores.model_fields}))
+        ours = {METRIC: self._metric.of(self._seen) or 0.0, CONTROLLER: ray.get_runtime_context().current_actor}
         super().after_report(run_context, [{**_scalars(metrics[0]), **ours}], checkpoint)
 
 

@@ -114,7 +114,7 @@ def test_what_cannot_go_on_from_another_run_says_why(
     settings: dict[str, Any], message: str, never_stopped: RunFolder, tmp_path: Path
 ) -> None:
     run = changed({"optim.epochs": 5} | settings | {"optim.continue_from": never_stopped.url})
-    with pytest.raises(ValueError, match="optim.continue_from") as refusal:
+    with pytest.raises(ValueError, match=r"optim\.continue_from") as refusal:
         train(run, tmp_path)
     assert message in str(refusal.value)
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from fcn_core import storage
 from fcn_core.checkpoint import Epoch, RunFolder
 from fcn_core.metrics.rules import Scores
-from fcn_core.settings import Run, override
+from fcn_core.settings import Classes, Run, override
+from jobs._metric import Metric, metric_of
 from jobs._space import Choice, Point, Range, Space
 from jobs._study import STAGES, Key, Member, Outcome, Place, Status, Study, Sweep
 from tests.tiny import TINY
@@ -50,7 +51,7 @@ def empty() -> None:
 
 
 def study_of(sweep: Sweep, trials: int, name: str = "one") -> Study:
-    return Study(sweep, Place(f"{ROOT}/sweeps/{name}"), f"{ROOT}/runs", trials)
+    return Study(sweep, Place(f"{ROOT}/sweeps/{name}"), f"{ROOT}/runs", trials, Metric(last=sweep.by_last_epoch))
 
 
 def with_settings(changes: Mapping[str, Any]) -> Sweep:
@@ -64,6 +65,8 @@ def mean_iou(run: Run, epoch: int) -> float:
 
 def write(member: Member, epochs: int | None = None, score: Callable[[Run, int], float] = mean_iou) -> None:
     """Leave what training would, to the end unless told otherwise."""
+    # One that goes on from another: generations of one epoch.
+    first = 1 if member.run.optim.continue_from is None else member.run.optim.last_epoch
     RunFolder(f"{ROOT}/runs/{member.run.run_id}").write_epochs(
         [
             Epoch(
@@ -85,7 +88,7 @@ def write(member: Member, epochs: int | None = None, score: Callable[[Run, int],
                 images_per_s=1.0,
                 seconds=1.0,
             )
-            for epoch in range(1, (epochs or member.run.optim.epochs) + 1)
+            for epoch in range(first, (epochs or member.run.optim.last_epoch) + 1)
         ]
     )
 
@@ -277,7 +280,7 @@ def test_a_32s_that_diverged_leaves_nothing_to_start_from() -> None:
     finish(study, at_once)
     for stage in ("16s", "8s"):
         outcome = study.outcomes[Key(0, stage=stage)]
-        assert (outcome.status, outcome.epochs, outcome.mean_iou) == ("diverged", 0, None)
+        assert (outcome.status, outcome.epochs, outcome.score) == ("diverged", 0, None)
         assert outcome.reason == f"{first.run.run_id}, from which it starts, diverged"
     assert study.remaining == 0
     assert study.scores(0, "16s") == [0.0]
@@ -357,8 +360,8 @@ def test_a_run_that_diverged_counts_nothing_however_good_it_was_before() -> None
     finish(study, take(study))
     finish(study, take(study), "diverged", epochs=2)
     finished, diverged = study.outcomes.values()
-    assert diverged.mean_iou is not None
-    assert study.scores(0) == [finished.mean_iou, 0.0]
+    assert diverged.score is not None
+    assert study.scores(0) == [finished.score, 0.0]
 
 
 def test_a_trial_is_judged_by_the_mean_over_seeds_of_their_best_epochs() -> None:
@@ -369,7 +372,7 @@ def test_a_trial_is_judged_by_the_mean_over_seeds_of_their_best_epochs() -> None
     assert study.spread(0, "") is None
     finish(study, members[1])
     best = [mean_iou(member.run, 2) for member in members]
-    assert [study.outcomes[member.key].mean_iou for member in members] == best
+    assert [study.outcomes[member.key].score for member in members] == best
     assert study.score(0) == pytest.approx(sum(best) / 2)
     assert study.spread(0, "") == pytest.approx(abs(best[0] - best[1]) / 2**0.5)
 
@@ -470,3 +473,114 @@ def test_names_of_files_tell_the_run() -> None:
     assert storage.list_folder(f"{ROOT}/sweeps/one/outcomes") == ["0000-0-0-32s.json"]
     kept = json.loads(storage.read_bytes(f"{ROOT}/sweeps/one/outcomes/0000-0-0-32s.json"))
     assert Outcome.model_validate(kept) == study.outcomes[Key(0, stage="32s")]
+
+
+POPULATION = SWEEP.model_copy(
+    update={
+        "method": "pbt",
+        "population": 4,
+        "generation_epochs": 1,
+        "space": Space(dimensions={"optim.learning_rate": Range(low=1e-4, high=1e-1, log=True)}),
+    }
+)
+
+
+def members_of(study: Study, stage: str) -> list[Member]:
+    return [study.member(Key(number, stage=stage)) for number in range(4)]
+
+
+def test_a_generation_starts_when_the_one_before_has_ended() -> None:
+    study = study_of(POPULATION, 4)
+    first = [take(study) for _ in range(4)]
+    assert [member.key for member in first] == [Key(number, stage="e001") for number in range(4)]
+    for member in first[:3]:
+        finish(study, member)
+        assert study.next() == "wait"
+    finish(study, first[3])
+    second = [take(study) for _ in range(4)]
+    assert [member.key for member in second] == [Key(number, stage="e002") for number in range(4)]
+    assert study.next() == "wait"
+    assert [member.run.optim.stop_epoch for member in (first[0], second[0])] == [1, 2]
+
+
+def test_the_worst_member_goes_on_from_the_best_and_the_others_from_themselves() -> None:
+    study = study_of(POPULATION, 4)
+    first = [take(study) for _ in range(4)]
+    for member in first:
+        finish(study, member)
+    ranked = sorted(first, key=lambda member: member.run.optim.learning_rate)
+    worst, best = ranked[0].key.number, ranked[-1].key.number
+    for member in (take(study) for _ in range(4)):
+        parent = best if member.key.number == worst else member.key.number
+        assert member.run.optim.continue_from == f"{ROOT}/runs/{first[parent].run.run_id}"
+        assert (member.run.optim.learning_rate == first[parent].run.optim.learning_rate) == (member.key.number != worst)
+
+
+def test_a_population_that_is_cut_off_anywhere_ends_as_if_never_interrupted() -> None:
+    whole = study_of(POPULATION, 4, "whole")
+    Cluster(0, 2).carry_out(whole)
+    assert whole.remaining == 0
+    assert len(whole.generations) == EPOCHS
+    empty()
+    for steps in (1, 4, 9, 2, 7, 3, 8, 5, 6):
+        Cluster(steps, 2).carry_out(study_of(POPULATION, 4), steps)
+    Cluster(1, 3).carry_out(study_of(POPULATION, 4))
+    study = study_of(POPULATION, 4)
+    assert (study.outcomes, study.points, study.generations) == (whole.outcomes, whole.points, whole.generations)
+
+
+def test_a_population_is_judged_by_its_last_epoch() -> None:
+    study = study_of(POPULATION, 4)
+    Cluster(0, 2).carry_out(study)
+    for number in range(4):
+        (last,) = [outcome for key, outcome in study.outcomes.items() if key == Key(number, stage="e003")]
+        assert study.score(number) == last.score == mean_iou(study.member(last.key).run, EPOCHS)
+        assert study.point(number)["optim.learning_rate"] == study.member(last.key).run.optim.learning_rate
+
+
+def test_a_member_that_diverged_goes_on_from_a_good_one_and_all_that_diverged_end_the_sweep() -> None:
+    study = study_of(POPULATION, 4)
+    first = [take(study) for _ in range(4)]
+    good = max(first, key=lambda member: member.run.optim.learning_rate)
+    for member in first:
+        finish(study, member, None if member == good else "diverged")
+    assert {take(study).run.optim.continue_from for _ in range(4)} == {f"{ROOT}/runs/{good.run.run_id}"}
+    empty()
+    study = study_of(POPULATION, 4)
+    for member in [take(study) for _ in range(4)]:
+        finish(study, member, "diverged")
+    assert study.next() is None
+    assert study.remaining == 0
+    assert {outcome.status for outcome in study.outcomes.values()} == {"diverged"}
+
+
+def test_a_member_that_failed_holds_up_its_population_until_the_sweep_goes_on() -> None:
+    study = study_of(POPULATION, 4)
+    first = [take(study) for _ in range(4)]
+    for member in first:
+        finish(study, member, "failed" if member.key.number == 2 else None)
+    assert study.next() is None
+    assert study.remaining == 4 * EPOCHS - 3
+    again = study_of(POPULATION, 4)
+    member = take(again)
+    assert member.key == Key(2, stage="e001")
+    finish(again, member)
+    Cluster(0, 2).carry_out(again)
+    assert again.remaining == 0
+
+
+def test_the_score_of_a_class_is_that_of_the_epoch_with_the_best_mean() -> None:
+    def scored(mean: float, one: float) -> Scores:
+        rest = {name: 0.5 for name in Scores.model_fields if name not in ("mean_iou", "labelled_pixels")}
+        classes = {"class_accuracy": (0.1,), "class_dice": (0.1,), "class_iou": (0.2, one)}
+        return Scores.model_validate(rest | classes | {"mean_iou": mean, "labelled_pixels": 1})
+
+    classes = Classes(names=("road", "car"), colours=((0, 0, 0), (1, 1, 1)))
+    epochs = [scored(0.1, 0.9), scored(0.6, 0.3), scored(0.5, 0.4)]
+    assert metric_of("iou.car", classes, last=False).of(epochs) == 0.3
+    assert metric_of("iou.car", classes, last=True).of(epochs) == 0.4
+    assert metric_of("mean_iou", classes, last=False).of(epochs) == 0.6
+    assert metric_of("mean_iou", classes, last=False).of([]) is None
+    for unknown in ("iou.bus", "miou"):
+        with pytest.raises(ValueError, match=rf"no metric '{unknown}': there are mean_iou, iou.road, iou.car"):
+            metric_of(unknown, classes, last=False)

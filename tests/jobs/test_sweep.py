@@ -18,6 +18,7 @@ from fcn_core.checkpoint import RunFolder
 from fcn_core.evaluation import Evaluation
 from jobs._cli import Launch, read_job
 from jobs._console import Console
+from jobs._metric import Metric
 from jobs._space import Choice
 from jobs._study import Key, Outcome, Place, Study, Sweep
 from jobs._sweep import SweepCommand, _alone, asked_for, main, slots_of
@@ -54,7 +55,8 @@ def asked(*arguments: str) -> Sweep:
 def study(place: Path, *arguments: str, trials: int) -> Study:
     """Return what is known of a sweep."""
     sweep = asked(*arguments)
-    return Study(sweep, Place(f"{place}/sweeps/{sweep.sweep_id}"), f"{place}/runs", trials)
+    kept, metric = Place(f"{place}/sweeps/{sweep.sweep_id}"), Metric(last=sweep.by_last_epoch)
+    return Study(sweep, kept, f"{place}/runs", trials, metric)
 
 
 def start(place: Path, environment: Mapping[str, str], *more: str) -> subprocess.Popen[str]:
@@ -112,6 +114,12 @@ def test_how_and_how_long_a_sweep_is_carried_out_does_not_change_it() -> None:
         ("--staged --search=model.at_once=true,false", "a staged sweep sets model.stride"),
         ("--staged --scheduler=asha", "asha compares runs of equal length"),
         ("--scheduler=median --search=optim.epochs=2,4", "median compares runs of equal length"),
+        ("--method=pbt --scheduler=asha", "a population is neither staged nor stopped early"),
+        ("--method=pbt --staged", "a population is neither staged nor stopped early"),
+        ("--method=pbt --search=model.stride=8,16", "model.stride cannot change while streets-sweep trains"),
+        ("--metric=iou.bus", "no metric 'iou.bus': there are mean_iou, iou.sky"),
+        ("--promote=best --finalists=0", "promote takes the best evaluated run"),
+        ("--promote=best --data.folds=2", "promote takes the best evaluated run"),
         ("--data.folds=2 --data.fold=1", "a sweep runs all folds: leave out data.fold"),
         (" ".join([*ONE_NUMBER, "--search=optim.learning_rate="]), "nothing is searched"),
         ("--search=optim.batch_size=8,9 --workers=2", "optim.batch_size 9 does not divide over 2 workers"),
@@ -120,7 +128,7 @@ def test_how_and_how_long_a_sweep_is_carried_out_does_not_change_it() -> None:
         ("--workers=5", "batch_size 12 does not divide over 5 workers"),
         ("--trials=0", "trials: Input should be greater than or equal to 1 (given: '0')"),
         ("--seeds=0", "seeds: Input should be greater than or equal to 1"),
-        ("--method=grid", "method: Input should be 'even' or 'tpe' (given: 'grid')"),
+        ("--method=grid", "method: Input should be 'even', 'tpe' or 'pbt' (given: 'grid')"),
         ("--scheduler=hyperband", "scheduler: Input should be 'none', 'asha' or 'median'"),
         ("--budget-minutes=0", "budget_minutes: Input should be greater than 0"),
         ("--serach=a=1,2", "no setting 'serach=a=1,2'; did you mean search"),
@@ -202,7 +210,7 @@ def test_a_sweep_leaves_all_that_it_promises(whole: Path, environment: dict[str,
     assert [Outcome.model_validate(outcome) for outcome in report["outcomes"]] == list(known.outcomes.values())
     assert {int(number): point for number, point in report["points"].items()} == known.points
     assert len({json.dumps(point) for point in known.points.values()}) == 4
-    ranked = sorted(known.outcomes.values(), key=lambda outcome: -(outcome.mean_iou or 0))
+    ranked = sorted(known.outcomes.values(), key=lambda outcome: -(outcome.score or 0))
     assert [finalist["number"] for finalist in report["finalists"]] == [outcome.number for outcome in ranked[:2]]
     for outcome in known.outcomes.values():
         folder = run_of(whole, outcome)
@@ -359,5 +367,38 @@ def test_folds_are_an_objective_and_a_run_that_diverges_does_not_end_the_sweep(
     names = [name for part in parts for name in part.names]
     assert len(set(names)) == len(names) == 28
     merged = np.concatenate([part.confusion for part in parts]).sum(axis=0)
-    union = merged.sum(axis=0) + merged[:-1].sum(axis=1) - merged.diagonal()
-    assert finalist["mean_iou"]["value"] == pytest.approx((merged.diagonal() / union)[union > 0].mean())
+    union = merged[:-1].sum(axis=0) + merged[:-1].sum(axis=1) - merged.diagonal()
+    assert finalist["score"]["value"] == pytest.approx((merged.diagonal() / union)[union > 0].mean())
+
+
+@pytest.mark.sweeps
+@pytest.mark.timeout(600)
+def test_a_population_goes_on_where_it_was_and_its_best_member_becomes_champion(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    pbt = ["--method=pbt", "--trials=2", "--generation-epochs=1", "--finalists=1", "--promote=streets"]
+    process = start(tmp_path, environment, *pbt)
+    while not list(tmp_path.glob("sweeps/*/outcomes/*.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    printed = finish(tmp_path, environment, *pbt)
+    done = study(tmp_path, *pbt, trials=2)
+    assert done.remaining == 0
+    assert {outcome.status for outcome in done.outcomes.values()} == {"finished"}
+    assert "champion     streets/1: the gate passed" in printed
+    report = report_in(tmp_path)
+    assert [one["stage"] for one in report["generations"]] == ["e001", "e001", "e002", "e002"]
+    (worst,) = [one["number"] for one in report["generations"][2:] if one["parent"] != one["number"]]
+    first, second = ([done.outcomes[Key(number, stage=stage)] for number in (0, 1)] for stage in done.sweep.stages)
+    assert (first[worst].score or 0) <= (first[1 - worst].score or 0)
+    for outcome in second:
+        folder, parent = run_of(tmp_path, outcome), run_of(tmp_path, first[1 - worst])
+        assert [epoch.epoch for epoch in folder.read_epochs()] == [2]
+        facts = folder.read_run()
+        assert facts is not None
+        assert facts["settings"]["optim"]["continue_from"] == parent.url
+    best = max(second, key=lambda outcome: outcome.score or 0)
+    version = json.loads((tmp_path / "models" / "streets" / "1" / "model.json").read_text())
+    assert version["run_id"] == best.run_id
