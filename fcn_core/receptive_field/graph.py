@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fcn_core.receptive_field.intervals import IDENTITY, Intervals, Sight, hull, intersect, whole
+from fcn_core.receptive_field.intervals import Intervals, Sight, hull, intersect, whole
 from fcn_core.receptive_field.operations import SIGNATURES, Call, Input, Kind, Pair, extents, interpret
 
 _DEVICE: Any = torch.Tensor.device
@@ -118,9 +118,7 @@ class Graph:
         for index in range(node, 0, -1):
             for source, sights in zip(self.nodes[index].inputs, self.nodes[index].sees, strict=True):
                 sight, asked = sights[axis], found[index]
-                if sight == IDENTITY:
-                    seen = asked
-                elif clipped:  # What sees padding alone needs nothing.
+                if clipped:  # What sees padding alone needs nothing.
                     seen = intersect(asked, sight.changed(whole(self.nodes[source].extents[axis])))
                     seen = self._clip(source, sight.needed(seen), axis)
                 else:
@@ -168,7 +166,7 @@ def trace(
         ValueError: there is no such layer, or the network cannot be followed at this size.
     """
     if channels is None:
-        convolutions = (layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
+        convolutions = (layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d))
         channels = next((layer.in_channels for layer in convolutions), 3)
     first = next((tensor for tensor in network.parameters() if tensor.is_floating_point()), torch.empty(0))
     image = torch.empty((1, channels, *size), dtype=first.dtype, device="meta")
@@ -221,6 +219,7 @@ class _Recorder(TorchFunctionMode):
             return self.device
         result = func(*_exchange(args, Tensor, _weightless), **_exchange(kwargs, Tensor, _weightless))
         name = func.__name__
+        named |= {"inplace": False} if "inplace" in named else {}
         made = [args[0]] if name == "__setitem__" else self._keep(result)
         for index, tensor in enumerate(made):
             call = (_pure(func), noted, named, index if isinstance(result, list | tuple) else None)
