@@ -150,9 +150,9 @@ def discrepancies(
     occlusion = occlusion or Occlusion()
     maps = features(image)
     check_sites(sites, maps.shape)
-    base = _read(maps, sites, follow=occlusion.follow)  # (1, sites)
+    base = read(maps, sites, follow=occlusion.follow)  # (1, sites)
     batches = replicas(image, fill_image(image, occlusion), occlusion)
-    values = torch.cat([_read(features(batch), sites, follow=occlusion.follow) for batch in batches])
+    values = torch.cat([read(features(batch), sites, follow=occlusion.follow) for batch in batches])
     grid = (len(occlusion.starts(image.shape[-2])), len(occlusion.starts(image.shape[-1])))
     falls = (base - values).T.reshape(-1, *grid).cpu()
     return [Discrepancy(site, float(base[0, i]), falls[i].clone()) for i, site in enumerate(sites)]
@@ -210,7 +210,7 @@ def check_sites(sites: Sequence[Site], shape: Sequence[int]) -> None:
             raise ValueError(f"no unit {site.unit} at ({site.row}, {site.column}) in maps of shape {tuple(shape[1:])}")
 
 
-def _read(maps: Tensor, sites: Sequence[Site], *, follow: bool) -> Tensor:
+def read(maps: Tensor, sites: Sequence[Site], *, follow: bool) -> Tensor:
     """Return the activations (n, sites) that are compared."""
     units, rows, columns = (list(indices) for indices in zip(*sites, strict=True))
     return maps[:, units].amax((2, 3)) if follow else maps[:, units, rows, columns]
