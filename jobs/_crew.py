@@ -1,0 +1,199 @@
+"""Tasks whose results are parts on the storage: made once, by whichever worker, and never again."""
+
+import hashlib
+import io
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol, Self
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from fcn_core import storage
+from fcn_core.compute import make_deterministic
+from fcn_core.settings import Compute
+from jobs._cli import Resources
+from jobs._console import Console
+from jobs._ray import KEEP_MEMORY, causes, cluster, environment_variables, resources_per_worker
+
+ATTEMPTS = 3
+Arrays = dict[str, NDArray[Any]]
+
+
+class SharedResources(Resources):
+    """Where tasks are carried out. Nothing here changes their numbers."""
+
+    gpu_share: float = Field(1.0, gt=0, le=1, description="of a GPU for each worker, where there are GPUs")
+
+
+class Shared(Protocol):
+    """What all tasks of a job use, on a device of its own."""
+
+    def on(self, device: str) -> Self:
+        """Return the same on a device."""
+        ...
+
+
+class Task(NamedTuple):
+    """A pure function of what is shared and its arguments, whose result is a part."""
+
+    key: str
+    """Name of the part: of what decides it, and of nothing else."""
+    function: Callable[..., Arrays]
+    arguments: tuple[Any, ...]
+
+
+class Parts(NamedTuple):
+    """Arrays by key, in a folder of any storage."""
+
+    url: str
+
+    def keys(self) -> set[str]:
+        """Return the keys of all parts that are there."""
+        return {name.removesuffix(".npz") for name in storage.list_folder(self.url)}
+
+    def read(self, key: str) -> Arrays | None:
+        """Return a part; None where it is not there or damaged."""
+        try:
+            with np.load(io.BytesIO(storage.read_bytes(self._place(key))), allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (FileNotFoundError, BadZipFile, ValueError, EOFError, KeyError):
+            return None
+
+    def write(self, key: str, arrays: Arrays) -> None:
+        """Store a part in one step."""
+        contents = io.BytesIO()
+        np.savez_compressed(contents, allow_pickle=False, **arrays)
+        storage.write_bytes(self._place(key), contents.getvalue())
+
+    def _place(self, key: str) -> str:
+        return storage.join(self.url, f"{key}.npz")
+
+
+def key_of(kind: str, *facts: Any) -> str:  # noqa: ANN401
+    """Return a key of the facts that decide a part, which JSON can express."""
+    text = json.dumps([*facts, torch.__version__], sort_keys=True, default=lambda value: value.model_dump(mode="json"))
+    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+
+class Crew:
+    """Carries tasks out in this process, one after the other."""
+
+    def __init__(self, parts: Parts, shared: Shared, console: Console) -> None:
+        self.parts = parts
+        self._shared = shared
+        self._console = console
+
+    def carry_out(self, what: str, tasks: Sequence[Task]) -> Iterator[tuple[Task, Arrays]]:
+        """Yield each task with its part: first those that were there before, then the others as they are done.
+
+        Raises:
+            ValueError: whatever a task raises.
+            RunFailedError: workers were lost too often, or are out of memory.
+        """
+        there, missing, done = self.parts.keys(), [], 0
+        for task in tasks:
+            part = self.parts.read(task.key) if task.key in there else None
+            if part is None:
+                missing.append(task)
+                continue
+            done += 1
+            yield task, part
+        if done:
+            self._console.say(f"{what}: {done} of {len(tasks)} are there from before")
+        for task in self._made(missing):
+            done += 1
+            self._console.count(what, done, len(tasks))
+            yield task, self._there(task)
+        self._console.done()
+
+    def _made(self, tasks: Sequence[Task]) -> Iterator[Task]:
+        for task in tasks:
+            self.parts.write(task.key, task.function(self._shared, *task.arguments))
+            yield task
+
+    def _there(self, task: Task) -> Arrays:
+        part = self.parts.read(task.key)
+        if part is None:
+            raise OSError(f"what a worker wrote is not in {self.parts.url}: give a --storage that all nodes reach")
+        return part
+
+
+class RayCrew(Crew):
+    """Carries tasks out on a Ray cluster, as many at once as there are workers."""
+
+    def __init__(self, parts: Parts, shared: Shared, console: Console, resources: SharedResources) -> None:
+        super().__init__(parts, shared, console)
+        self._resources = resources
+        self._stack = ExitStack()
+        self._remote: Callable[[Task], Any] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def _made(self, tasks: Sequence[Task]) -> Iterator[Task]:
+        if not tasks:
+            return
+        import ray
+
+        # Only now: what is all there needs no cluster.
+        start = self._remote = self._remote or self._started()
+        waiting, running = deque(tasks), dict[Any, Task]()
+        with causes("lower --occlusion.batch_size, --removal.batch_size or --size"):
+            while waiting or running:
+                while waiting and len(running) < self._resources.workers:
+                    task = waiting.popleft()
+                    running[start(task)] = task
+                (ready, *_), _ = ray.wait(list(running))
+                ray.get(ready)
+                yield running.pop(ready)
+
+    def _started(self) -> Callable[[Task], Any]:
+        self._stack.enter_context(cluster(self._resources))
+        import ray
+
+        asked = resources_per_worker(self._resources, self._console.say, self._resources.gpu_share)
+        task = ray.remote(_make).options(
+            num_cpus=asked["CPU"],
+            num_gpus=asked.get("GPU", 0),
+            max_retries=ATTEMPTS,
+            runtime_env={"env_vars": environment_variables() | KEEP_MEMORY},
+        )
+        # In a list: each process fetches it once, not each task.
+        shared = [ray.put(self._shared)]
+        return lambda one: task.remote(shared, one, self.parts, self._resources.cpus_per_worker)
+
+
+Start = Callable[[Parts, Shared, Console, SharedResources], Any]
+"""How a crew is started: `crew`, or without Ray in tests."""
+
+
+@contextmanager
+def crew(parts: Parts, shared: Shared, console: Console, resources: SharedResources) -> Iterator[Crew]:
+    """Give a crew that starts or joins a Ray cluster once there is something to do, and leaves it with the block."""
+    with RayCrew(parts, shared, console, resources) as found:
+        yield found
+
+
+def _make(shared: Sequence[Any], task: Task, parts: Parts, threads: int) -> None:
+    """Carry out a task in a worker; done twice, after the loss of a worker, it writes the same."""
+    # Sums in a convolution may depend on the number of threads: every worker has the same, however many there are.
+    torch.set_num_threads(threads)
+    make_deterministic(Compute(precision="fp32"), seed=0)
+    parts.write(task.key, task.function(_fetched(shared[0]), *task.arguments))
+
+
+@lru_cache(maxsize=1)
+def _fetched(reference: Any) -> Any:  # noqa: ANN401
+    import ray
+
+    return ray.get(reference).on("cuda" if ray.get_gpu_ids() else "cpu")
