@@ -2,19 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-sweeps check fix clean
+.PHONY: demo test test-slow check fix clean
 
 demo: .venv/ready  ## train FCN-8s on the built-in street scenes and draw the results
 	$(BIN)/python jobs/train_fcn8s.py streets --workers 2
 
 test: .venv/ready  ## every test but the slow ones
-	$(BIN)/python -m pytest -m "not slow and not sweeps" --cov=fcn_core --cov-fail-under=95
+	$(BIN)/python -m pytest -m "not slow" --cov=fcn_core --cov-fail-under=95
 
-test-slow: .venv/ready  ## whole runs, faults
+test-slow: .venv/ready  ## whole runs and sweeps, faults
 	$(BIN)/python -m pytest -m slow
-
-test-sweeps: .venv/ready  ## whole sweeps, killed and resumed; not yet part of what CI runs
-	$(BIN)/python -m pytest -m sweeps
 
 check: .venv/ready  ## style, types and import directions
 	$(BIN)/ruff check .

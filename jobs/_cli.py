@@ -45,6 +45,9 @@ class Resources(Value):
         "auto", description="auto: a GPU for each worker where the cluster has them"
     )
     cpus_per_worker: int = Field(1, ge=1, description="CPUs, and torch threads, of each worker")
+    wait_for_nodes_s: int = Field(
+        600, ge=1, description="longest that a joined cluster that is too small may take to grow"
+    )
 
 
 class Launch(Resources):

@@ -13,6 +13,7 @@ from fcn_core.loop import Progress
 
 LINE_EVERY_S = 30.0
 """Time between plain lines of progress within an epoch."""
+LOG_WIDTH = 160
 
 
 class Console:
@@ -21,6 +22,9 @@ class Console:
     def __init__(self) -> None:
         # Names of classes and paths are shown as they are, with whatever brackets and colons they have.
         self.rich = RichConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
+        if not self.rich.is_terminal:
+            # Logs have no edge: the columns of a table need not be cut.
+            self.rich.width = LOG_WIDTH
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),

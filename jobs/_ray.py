@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from jobs._cli import Resources, RunFailedError
 ROOT = Path(__file__).parents[1]
 """The code that workers need."""
 
-PASSED_ON = ("AWS_", "GOOGLE_APPLICATION_CREDENTIALS", "FCN_CACHE", "MLFLOW_")
+PASSED_ON = ("AWS_", "GOOGLE_APPLICATION_CREDENTIALS", "FCN_CACHE", "MLFLOW_", "RAY_TRAIN_")
 """How the names of environment variables begin that workers need too."""
 
 RAY_SETTINGS = {
@@ -53,6 +53,9 @@ def cluster(resources: Resources) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
+    if address:
+        # Its dashboard names the runs; a Ray of our own has none.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
     _check_address(address)
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
@@ -92,26 +95,57 @@ def environment_variables() -> dict[str, str]:
 def resources_per_worker(resources: Resources, say: Callable[[str], None], gpu_share: float = 1) -> dict[str, float]:
     """Return what each worker asks of Ray, a GPU or a share of one among it if the settings or the cluster are so.
 
+    A joined cluster that is too small is given time to grow.
+
     Raises:
-        ValueError: a GPU is asked for on a machine that has none, and no cluster is joined that could get one.
+        ValueError: the workers cannot fit; the message says what the cluster has.
     """
     import ray
 
     there = ray.cluster_resources()
     enough = there.get("GPU", 0) >= resources.workers * gpu_share
     gpu = resources.device == "cuda" or (resources.device == "auto" and enough)
-    asked: dict[str, float] = {"CPU": resources.cpus_per_worker}
-    if gpu:
-        asked["GPU"] = gpu_share
-    for name, amount in asked.items():
-        if there.get(name, 0) >= amount * resources.workers:
-            continue
-        total = amount * resources.workers
-        lack = f"{resources.workers} workers ask for {total:g} {name}, and Ray has {there.get(name, 0):g}"
-        if "RAY_ADDRESS" not in os.environ:
-            raise ValueError(f"{lack}: lower workers, or choose device cpu")
-        say(f"{lack} now: waiting for nodes")
+    asked: dict[str, float] = {"CPU": resources.cpus_per_worker} | ({"GPU": gpu_share} if gpu else {})
+    if room_for(asked) >= resources.workers:
+        return asked
+    each = " and ".join(f"{amount:g} {name}" for name, amount in asked.items())
+    wanted = f"{resources.workers} workers ask for {each} each"
+    if "RAY_ADDRESS" not in os.environ:
+        raise ValueError(f"{wanted}; {_nodes(asked)}: lower workers, or choose device cpu")
+    say(f"{wanted}; {_nodes(asked)}: waiting up to {resources.wait_for_nodes_s} s for nodes")
+    if not _granted([asked] * resources.workers, resources.wait_for_nodes_s):
+        after = f"after {resources.wait_for_nodes_s} s {_nodes(asked)}"
+        raise ValueError(f"{wanted}; {after}: lower workers or cpus_per_worker, or add nodes")
     return asked
+
+
+def room_for(asked: Mapping[str, float]) -> int:
+    """Return how many workers the nodes of the cluster hold; a worker is on one node."""
+    return sum(min(int(node.get(name, 0) / amount) for name, amount in asked.items()) for node in _resources_of_nodes())
+
+
+def _resources_of_nodes() -> list[dict[str, float]]:
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _nodes(asked: Mapping[str, float]) -> str:
+    """Say what the nodes of the cluster have."""
+    nodes = _resources_of_nodes()
+    have = ["/".join(f"{node.get(name, 0):g} {name}" for name in asked) for node in nodes]
+    return f"Ray has {', '.join(have) or 'nothing'} on {len(nodes)} node{'s' if len(nodes) != 1 else ''}"
+
+
+def _granted(bundles: list[dict[str, float]], wait_s: float) -> bool:
+    """Ask for all at once, which makes an autoscaler add nodes, and tell whether they came in time."""
+    from ray.util import placement_group, remove_placement_group
+
+    group = placement_group(bundles)
+    try:
+        return bool(group.wait(wait_s))
+    finally:
+        remove_placement_group(group)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from jobs._evaluate import command_for
 from jobs._metric import MEAN_IOU, metric_of
 from jobs._population import changeable, check_changeable
 from jobs._promote import PromoteCommand, promote_run
-from jobs._ray import cluster, resources_per_worker
+from jobs._ray import cluster, resources_per_worker, room_for
 from jobs._space import as_searches, default_space, with_searches
 from jobs._study import Member, Place, Status, Study, Sweep
 from jobs._sweep_board import SweepBoard
@@ -272,15 +272,10 @@ def _run_trials(study: Study, launch: Launch, audits: Sequence[Audit], command: 
 
 
 def slots_of(launch: Launch, console: Console) -> int:
-    """Return how many trials the cluster can hold at once.
+    """Return how many trials the cluster holds at once.
 
     Raises:
-        ValueError: not even one, and no cluster is joined that could grow.
+        ValueError: not even one; the message says what the cluster has.
     """
-    import ray
-
     asked = resources_per_worker(launch, console.say)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    # A worker is on one node: what two nodes have left holds none.
-    workers = sum(min(int(node.get(name, 0) / amount) for name, amount in asked.items()) for node in nodes)
-    return max(1, workers // launch.workers)
+    return max(1, room_for(asked) // launch.workers)

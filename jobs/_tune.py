@@ -130,8 +130,10 @@ class Watch(_NotPickled, Callback):  # type: ignore[misc] # Ray's classes have n
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         """Tell that a run has ended, by itself or because it was stopped."""
-        _abort(self._controllers.pop(trial.trial_id, None))
+        controller = self._controllers.pop(trial.trial_id, None)
         last, member = trial.last_result or {}, self._suggestions.by_trial[trial.trial_id]
+        if last.get("epoch") != member.run.optim.last_epoch:
+            _abort(controller)
         statuses: tuple[Status, ...] = ("diverged", "failed")
         for status in statuses:
             if status in last:

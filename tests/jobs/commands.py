@@ -1,10 +1,15 @@
 """What the tests of commands have in common."""
 
 import json
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.request import Request, urlopen
 
 import boto3
 import numpy as np
@@ -29,6 +34,8 @@ from jobs._team import Images, Team
 from jobs._train import run_facts
 
 ROOT = Path(__file__).parents[2]
+RAY = str(Path(sys.executable).with_name("ray"))
+TOKEN = "t" * 32
 Main = Callable[[], None]
 Here = Callable[..., None]
 """Carries out a command, given its `main` and arguments."""
@@ -162,3 +169,57 @@ def evaluation_of(matrices: ArrayLike, sequences: Sequence[str | None] | None = 
             np.zeros((len(TEMPERATURES), 15, 3), np.int64),
         ),
     )
+
+
+class Head(NamedTuple):
+    """A Ray cluster of one node with two CPUs, to which jobs are submitted with a token."""
+
+    address: str
+    environment: Mapping[str, str]
+
+    def submit(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run `python` with these arguments as a job, and wait for its end."""
+        submission = [RAY, "job", "submit", "--address", self.address, "--working-dir", ".", "--", "python", *command]
+        return subprocess.run(submission, cwd=ROOT, env=self.environment, text=True, capture_output=True, check=False)
+
+    def get(self, path: str) -> dict[str, Any]:
+        """Return what the dashboard answers."""
+        asked = Request(f"{self.address}/{path}", headers={"Authorization": f"Bearer {TOKEN}"})  # noqa: S310 -- ours.
+        with urlopen(asked, timeout=30) as answer:  # noqa: S310 -- ours.
+            return dict(json.load(answer))
+
+
+@contextmanager
+def ray_head(environment: Mapping[str, str]) -> Iterator[Head]:
+    gcs, dashboard, agent = (free_port() for _ in range(3))
+    ports = ["--port", str(gcs), "--dashboard-port", str(dashboard), "--dashboard-agent-listen-port", str(agent)]
+    ours = {**environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
+    head = subprocess.Popen(
+        [RAY, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1", *ports],
+        env=ours,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(dashboard)
+        yield Head(f"http://127.0.0.1:{dashboard}", ours)
+    finally:
+        head.terminate()
+        head.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1):
+                return
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)

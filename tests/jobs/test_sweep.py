@@ -7,8 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import numpy as np
 import pytest
@@ -22,7 +25,7 @@ from jobs._metric import Metric
 from jobs._space import Choice
 from jobs._study import Key, Outcome, Place, Study, Sweep
 from jobs._sweep import SweepCommand, _alone, asked_for, main, slots_of
-from tests.jobs.commands import ROOT, Refused
+from tests.jobs.commands import ROOT, Refused, ray_head
 from tests.jobs.test_train import assert_nothing_left
 from tests.tiny import assert_same_bits
 
@@ -182,14 +185,15 @@ def test_as_many_trials_are_started_at_once_as_the_nodes_hold(
 @pytest.mark.parametrize(
     ("launch", "message"),
     [
-        (Launch(workers=3), "3 workers ask for 3 CPU, and Ray has 2"),
-        (Launch(workers=2, cpus_per_worker=2), "2 workers ask for 4 CPU, and Ray has 2"),
-        (Launch(device="cuda"), "1 workers ask for 1 GPU, and Ray has 0"),
+        (Launch(workers=5), "5 workers ask for 1 CPU each; Ray has 2 CPU, 2 CPU on 2 nodes"),
+        (Launch(cpus_per_worker=3), "1 workers ask for 3 CPU each; Ray has 2 CPU, 2 CPU on 2 nodes"),
+        (Launch(device="cuda"), "1 workers ask for 1 CPU and 1 GPU each; Ray has 2 CPU/0 GPU, 2 CPU/0 GPU on 2 nodes"),
     ],
 )
 def test_workers_that_can_never_fit_are_refused(launch: Launch, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0, "memory": 1e9})
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0, "memory": 1e9})
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0, "memory": 5e8}}] * 2)
     with Console() as console, pytest.raises(ValueError, match=message):
         slots_of(launch, console)
 
@@ -202,7 +206,7 @@ def whole(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
     return place
 
 
-@pytest.mark.sweeps
+@pytest.mark.slow
 def test_a_sweep_leaves_all_that_it_promises(whole: Path, environment: dict[str, str], ray_folder: Path) -> None:
     report, known = report_in(whole), study(whole, trials=4)
     assert report["sweep"] == json.loads(asked().model_dump_json())
@@ -237,7 +241,7 @@ def trained(place: Path, outcome: Outcome) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in files}
 
 
-@pytest.mark.sweeps
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_sweep_that_is_killed_again_and_again_ends_as_if_never_stopped(
     whole: Path, environment: dict[str, str], ray_folder: Path, tmp_path: Path
@@ -274,10 +278,33 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_if_never_stopped(
     assert_nothing_left(ray_folder)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_dashboard_shows_the_trials_of_a_submitted_sweep(
+    environment: dict[str, str], ray_folder: Path, tmp_path: Path
+) -> None:
+    shown: dict[str, str] = {}
+    with ray_head(environment) as head, ThreadPoolExecutor() as threads:
+        arguments = ["streets", *SETTINGS, "--storage", str(tmp_path), "--trials=2", "--finalists=1"]
+        job = threads.submit(head.submit, "jobs/sweep.py", *arguments)
+        while not job.done():
+            # Before the first run and after the last there is nothing that could answer.
+            with suppress(HTTPError):
+                shown |= {run["name"]: run["status"] for run in head.get("api/train/v2/runs/v1")["train_runs"]}
+            time.sleep(0.5)
+        done = job.result()
+        assert done.returncode == 0, done.stdout + done.stderr
+    known = study(tmp_path, trials=2)
+    assert known.remaining == 0
+    assert shown.keys() == {outcome.run_id for outcome in known.outcomes.values()}
+    assert not {"ABORTED", "ERRORED"} & {*shown.values()}
+    assert_nothing_left(ray_folder)
+
+
 ASHA = ["--scheduler=asha", "--grace-epochs=1", "--optim.epochs=4", "--finalists=1", *ONE_NUMBER]
 
 
-@pytest.mark.sweeps
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_what_is_stopped_early_stays_stopped_and_what_is_interrupted_is_not_taken_for_stopped(
     environment: dict[str, str], ray_folder: Path, tmp_path: Path
@@ -314,7 +341,7 @@ def test_what_is_stopped_early_stays_stopped_and_what_is_interrupted_is_not_take
         assert len(run_of(tmp_path, outcome).read_epochs()) == outcome.epochs
 
 
-@pytest.mark.sweeps
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_stages_start_from_one_32s_and_what_failed_is_tried_again(environment: dict[str, str], tmp_path: Path) -> None:
     staged = ["--staged", "--trials=1", "--finalists=4"]
@@ -342,7 +369,7 @@ def test_stages_start_from_one_32s_and_what_failed_is_tried_again(environment: d
     assert {finalist["stage"] for finalist in report_in(tmp_path)["finalists"]} == {"32s", "16s", "8s", "at_once"}
 
 
-@pytest.mark.sweeps
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_folds_are_an_objective_and_a_run_that_diverges_does_not_end_the_sweep(
     environment: dict[str, str], tmp_path: Path
@@ -371,7 +398,7 @@ def test_folds_are_an_objective_and_a_run_that_diverges_does_not_end_the_sweep(
     assert finalist["score"]["value"] == pytest.approx((merged.diagonal() / union)[union > 0].mean())
 
 
-@pytest.mark.sweeps
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_population_goes_on_where_it_was_and_its_best_member_becomes_champion(
     environment: dict[str, str], tmp_path: Path

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from fcn_core.checkpoint import RunFolder
 from fcn_core.data.streets import StreetScenes
 from fcn_core.predict import Predictor
 from fcn_core.settings import Streets
-from tests.jobs.commands import ROOT, processes_of, s3_server
+from tests.jobs.commands import ROOT, processes_of, ray_head, s3_server
 from tests.tiny import assert_same_bits
 
 JOB = ["jobs/train_fcn8s.py", "streets"]
@@ -241,37 +240,17 @@ def test_changed_data_are_not_mixed_into_a_run(
     assert "the data changed since run" in printed.splitlines()[-1]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_a_submitted_job_is_the_same_run(
     two_workers: RunFolder, environment: dict[str, str], ray_folder: Path, tmp_path: Path
 ) -> None:
-    ray = str(Path(sys.executable).with_name("ray"))
-    gcs, dashboard = free_port(), free_port()
-    ports = ["--port", str(gcs), "--dashboard-port", str(dashboard), "--dashboard-agent-listen-port", str(free_port())]
-    on_cluster = environment | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "t" * 32, "RAY_USAGE_STATS_ENABLED": "0"}
-    head = subprocess.Popen(
-        [ray, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1", *ports],
-        env=on_cluster,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_for(dashboard)
-        submit = [ray, "job", "submit", "--address", f"http://127.0.0.1:{dashboard}", "--working-dir", "."]
-        command = ["python", *JOB, *SETTINGS, "--workers", "2", "--storage", str(tmp_path)]
-        done = subprocess.run(
-            [*submit, "--", *command], cwd=ROOT, env=on_cluster, text=True, capture_output=True, check=False
-        )
+    with ray_head(environment) as head:
+        done = head.submit(*JOB, *SETTINGS, "--workers", "2", "--storage", str(tmp_path))
         assert done.returncode == 0, done.stdout + done.stderr
         assert_same_bits(folder_in(done.stdout), two_workers)
-    finally:
-        head.terminate()
-        head.wait()
+        done = head.submit(*JOB, *SETTINGS, "--workers", "3", "--storage", str(tmp_path), "--wait-for-nodes-s", "2")
+    assert done.returncode == 1
+    lack = "error: 3 workers ask for 1 CPU each; after 2 s Ray has 2 CPU on 1 node: lower workers or cpus_per_worker"
+    assert lack in done.stdout
     assert_nothing_left(ray_folder)
 
 
@@ -280,7 +259,7 @@ def test_a_submitted_job_is_the_same_run(
     [
         (["--storage=s3://nowhere/lab"], {}, "cannot use s3://nowhere/lab: Unable to locate credentials"),
         (["--workers=5"], {}, "batch_size 12 does not divide over 5 workers"),
-        (["--device=cuda"], {"CUDA_VISIBLE_DEVICES": ""}, "1 workers ask for 1 GPU, and Ray has 0"),
+        (["--device=cuda"], {"CUDA_VISIBLE_DEVICES": ""}, "1 workers ask for 1 CPU and 1 GPU each; Ray has"),
         ([], {"RAY_ADDRESS": "127.0.0.1:1"}, "no Ray cluster answers at RAY_ADDRESS=127.0.0.1:1"),
         (["--model.start_from=nowhere"], {}, "neither a checkpoint nor a run"),
         (["--model.width=1", "--model.weights=nowhere.pth"], {}, "nowhere.pth"),
@@ -296,13 +275,3 @@ def test_what_the_user_can_mend_gets_one_line_at_once(
     assert printed.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in printed
 
-
-def wait_for(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=1):
-                return
-        except OSError:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
