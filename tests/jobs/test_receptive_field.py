@@ -370,29 +370,35 @@ def test_a_killed_worker_or_driver_changes_no_bit(
     command = [sys.executable, "jobs/receptive_field.py", "--model", trained.url, "--layer=conv3_3", "--unit=all"]
     command += ["--images", str(images), "--most=3", "--workers=2", "--storage", str(tmp_path / "lab")]
     parts = tmp_path / "lab" / "receptive_fields" / "parts"
-
-    def started() -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-
-    def wait_for(count: int) -> None:
-        until = time.monotonic() + 120
-        while len(list(parts.glob("[!.]*.npz"))) < count:
-            assert time.monotonic() < until
-            time.sleep(0.02)
-
-    process = started()
-    wait_for(4)
-    killed = [pid for pid, line in processes_of(ray_folder).items() if line.startswith("ray::_make")]
-    assert killed
-    os.kill(killed[0], signal.SIGKILL)
-    wait_for(40)
-    process.kill()
-    process.wait()
-    process = started()
-    printed, _ = process.communicate()
+    with started(command, environment) as process:
+        wait_for(lambda: len(list(parts.glob("[!.]*.npz"))) > 3)
+        # A worker bears the name of its task only as long as it is at it.
+        wait_for(lambda: kill_one(ray_folder, "ray::_make"))
+        wait_for(lambda: len(list(parts.glob("[!.]*.npz"))) > 50)
+        process.kill()
+    with started(command, environment) as process:
+        printed, _ = process.communicate()
     assert process.returncode == 0, printed
     assert "are there from before" in printed
     (folder,) = [path for path in parts.parent.iterdir() if path.name.startswith("tiny")]
     assert contents(folder) == expected
+
+
+def started(command: Sequence[str], environment: dict[str, str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    until = time.monotonic() + 120
+    while not happened():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def kill_one(ray_folder: Path, name: str) -> bool:
+    found = [pid for pid, line in processes_of(ray_folder).items() if line.startswith(name)]
+    if found:
+        os.kill(found[0], signal.SIGKILL)
+    return bool(found)
