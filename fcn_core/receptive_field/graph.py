@@ -3,7 +3,8 @@
 `trace` calls the network on an image of torch's meta device, which has a shape and no content, and notes each function
 of torch that is called. So a forward may look at sizes, crop and branch by them as it likes, as `FCN` does; torch.fx,
 which follows a forward for all sizes at once, cannot follow such a one. Along each axis the list then tells which units
-of any layer depend on which units of another, in intervals that are exact as long as no set has holes.
+of any layer depend on which units of another, in intervals: exactly, or, where dilated kernels or strides larger than
+kernels leave holes, with no unit missing and some too many.
 """
 
 import difflib
@@ -58,7 +59,8 @@ class Node:
     def run(self, *inputs: Tensor) -> Tensor:
         """Return what the node makes of its inputs (N, ...), which it leaves as they are; gradients flow."""
         function, args, kwargs, index = self.call
-        result = function(*_exchange(args, Input, lambda place: inputs[place.number]), **kwargs)
+        args, kwargs = _exchange((args, kwargs), Input, lambda place: inputs[place.number])
+        result = function(*args, **kwargs)
         chosen: Tensor = result if index is None else result[index]
         return chosen
 
@@ -158,7 +160,7 @@ def trace(
 
     Args:
         network: takes images (N, channels, H, W).
-        target: name of a module or node; the end of the network by default.
+        target: name of a module or node; by default what the network returns, of several tensors the first.
         size: rows and columns of the image.
         channels: of the image; those of the network's first convolution by default.
 
@@ -177,8 +179,8 @@ def trace(
     except (RuntimeError, TypeError, NotImplementedError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"cannot follow {type(network).__name__} on an image of {size}: {reason}") from error
-    graph = recorder.graph(result)
-    return graph.until(target or graph.nodes[-1].name)
+    graph, end = recorder.graph(result)
+    return graph.until(target or end)
 
 
 class _Recorder(TorchFunctionMode):
@@ -248,25 +250,25 @@ class _Recorder(TorchFunctionMode):
             for handle in handles:
                 handle.remove()
 
-    def graph(self, result: object) -> Graph:
-        """Return what was noted, up to the last node that the network returned."""
+    def graph(self, result: object) -> tuple[Graph, str]:
+        """Return what was noted until the network returned, and the name of the first node that it returned."""
         returned: list[int] = []
-        _exchange(result, Tensor, lambda tensor: returned.append(self.places[id(tensor)]))
-        if not returned:
+        _exchange(result, Tensor, lambda tensor: returned.append(self.places.get(id(tensor), -1)))
+        if not returned or returned[0] < 0:
             raise ValueError(f"{type(self.network).__name__} returned nothing that depends on the image")
         times = Counter(node.name for node in self.nodes)
         counters = {name: itertools.count(1) for name in times}
         unique = [
             replace(node, name=f"{node.name}:{next(counters[node.name])}") if times[node.name] > 1 else node
-            for node in self.nodes[: max(returned) + 1]
+            for node in self.nodes
         ]
         names: dict[str, int] = {}
         for index, node in enumerate(unique):
             parts = node.name.partition(":")[0].split(".")
             names |= {".".join(parts[: end + 1]): index for end in range(len(parts))}
-        names |= {name: index for name, index in self.ends.items() if name and index < len(unique)}
+        names |= {name: index for name, index in self.ends.items() if name}
         names |= {node.name: index for index, node in enumerate(unique)}
-        return Graph(tuple(unique), names)
+        return Graph(tuple(unique), names), unique[returned[0]].name
 
     def _note(self, tensor: Tensor, inputs: list[int]) -> Tensor | Input:
         """Return a placeholder of what depends on the image, and any other tensor as it is."""
@@ -274,7 +276,7 @@ class _Recorder(TorchFunctionMode):
             inputs.append(self.places[id(tensor)])
             return Input(len(inputs) - 1)
         if tensor.device.type == "meta" and id(tensor) not in self.constants:
-            raise TypeError("something that is no function of torch made a tensor of the image")
+            raise RuntimeError("it computes with a tensor that no function of torch has made")
         return tensor
 
     def _keep(self, result: object) -> list[Tensor]:
@@ -289,11 +291,11 @@ class _Recorder(TorchFunctionMode):
         inputs: Sequence[int],
         tensor: Tensor,
     ) -> None:
-        _, args, kwargs, index = call
+        _, args, kwargs, _ = call
         shape = tuple(tensor.shape[1:]) if tensor.shape[:1] == (1,) else ()
         options = _by_name(SIGNATURES.get(function, ()), args, kwargs)
         shapes = [self.nodes[source].shape for source in inputs]
-        meaning = interpret(Call(function, options, shapes, shape, index))
+        meaning = interpret(Call(function, options, shapes, shape))
         scope, whole_module = self.scopes[-1] if self.scopes else ("", False)
         name = scope if whole_module and scope else f"{scope}.{function}".lstrip(".")
         node = Node(name, meaning.kind, function, tuple(inputs), shape, meaning.sees, meaning.options, call)

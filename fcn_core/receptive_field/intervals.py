@@ -1,7 +1,7 @@
 """Which units of one layer see which units of the layer before, along one axis, in half-open intervals of integers.
 
 Intervals are int64 arrays (..., 2) of first and one past the last; an empty one is (0, 0). A set with holes, as a
-dilated kernel sees, is represented by the interval from its first to its last unit.
+dilated kernel sees, is taken for the interval from its first to its last unit.
 """
 
 from fractions import Fraction

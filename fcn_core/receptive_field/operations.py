@@ -50,8 +50,6 @@ class Call(NamedTuple):
     inputs: Sequence[Shape]
     """Shapes of the tensors that depend on the image, without the batch."""
     output: Shape
-    part: int | None = None
-    """Which of several tensors that the function returned."""
 
 
 class Meaning(NamedTuple):
@@ -132,9 +130,7 @@ def _transposed(call: Call) -> Meaning | None:
     return Meaning(Kind.TRANSPOSED, ((Spread(rows), Spread(columns)),), options)
 
 
-def _pooling(call: Call) -> Meaning | None:
-    if call.part is not None:  # Maxima come with their places.
-        return None
+def _pooling(call: Call) -> Meaning:
     kernel = _pair(call.options["kernel_size"])
     stride = _pair(call.options.get("stride") or kernel)
     dilation = _pair(call.options.get("dilation", 1))

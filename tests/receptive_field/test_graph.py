@@ -194,6 +194,7 @@ UNDERSTOOD = {
     "half the channels": (lambda _, x: torch.cat([x.chunk(2, dim=1)[1], x.split(1, 1)[0]], 1), Kind.CONCATENATE),
     "cut": (lambda _, x: x[:, :1, -5:-1], Kind.SLICE),
     "by shape": (lambda _, x: x[..., : x.shape[2] // 2, : x.size(-1) - len(x)], Kind.SLICE),
+    "named arguments": (lambda net, x: functional.conv2d(input=x, weight=net.before.weight), Kind.CONVOLUTION),
     "functional kernel": (lambda net, x: functional.conv2d(x, net.before.weight, dilation=2), Kind.CONVOLUTION),
     "resize": (lambda _, x: functional.interpolate(x, size=(20, 9), mode="bilinear"), Kind.RESIZE),
     "constant on the device": (lambda _, x: x * torch.ones(1, device=x.device), Kind.POINTWISE),
@@ -207,14 +208,24 @@ NOT_UNDERSTOOD = {
     "roll": lambda _, x: torch.roll(x, 3, 2),
     "mul": lambda _, x: x * torch.rand(x.shape[2:]),
     "conv2d": lambda _, x: functional.conv2d(x, x[:, :, :3, :3].detach().clone()),
-    "pad": lambda _, x: functional.pad(x, (1, 1, 1, 1), mode="reflect"),
     "cumsum": lambda _, x: x.cumsum(2),
-    "interpolate": lambda _, x: functional.interpolate(x, scale_factor=1.3, mode="bilinear"),
     "max_pool2d_with_indices": lambda _, x: functional.max_pool2d(x, 2, return_indices=True)[0],
     "setitem": lambda _, x: (x.__setitem__((slice(None), slice(None), 0), 1.0), x)[1],
     "mean": lambda _, x: x * x.mean((2, 3), keepdim=True).sigmoid(),
     "getitem": lambda _, x: x[:, :, torch.tensor([5, 1, 3, 7])],
-    "cat": lambda _, x: torch.cat([x, x], dim=2),
+    "conv_transpose2d": lambda _, x: functional.conv_transpose2d(x, x[:, :, :3, :3].transpose(0, 1).detach().clone()),
+    "clamp": lambda _, x: x.clamp(min=x.mean()),
+    "cat": lambda _, x: torch.cat([x, torch.zeros(1, 1, *x.shape[2:])], dim=1),
+    "cat of rows": lambda _, x: torch.cat([x, x], dim=2),
+    "chunk": lambda _, x: x.chunk(2, dim=2)[1],
+    "getitem of no map": lambda _, x: x.flatten(1)[:, :50],
+    "getitem of the batch": lambda _, x: x[:1, 1],
+    "pad": lambda _, x: functional.pad(x, (0, 0, 0, 0, 1, 0)),
+    "pad by what is there": lambda _, x: functional.pad(x, (1, 1, 1, 1), mode="reflect"),
+    "interpolate": lambda _, x: functional.interpolate(x, size=(20, 9), mode="bicubic"),
+    "interpolate with antialias": lambda _, x: functional.interpolate(x, (5, 9), mode="bilinear", antialias=True),
+    "interpolate a row": lambda _, x: functional.interpolate(x, (1, 9), mode="bilinear", align_corners=True),
+    "interpolate by a factor": lambda _, x: functional.interpolate(x, scale_factor=1.3, mode="bilinear"),
     "norm": lambda _, x: x / x.norm(),
     "batch_norm": lambda _, x: functional.batch_norm(x, None, None, training=True),
 }
@@ -236,7 +247,7 @@ def test_functions_of_one_place_stay_in_place(name: str) -> None:
 def test_what_reaches_everywhere_or_is_not_known_is_global_by_name(name: str) -> None:
     network = Odd(NOT_UNDERSTOOD[name])
     graph = trace(network, size=(13, 12))
-    assert name in [node.function for node in graph.nodes if node.kind is Kind.GLOBAL]
+    assert name.split(maxsplit=1)[0] in [node.function for node in graph.nodes if node.kind is Kind.GLOBAL]
     images = torch.randn(1, 2, 13, 12)
     if name != "mul":  # Draws another constant at each call.
         torch.testing.assert_close(graph.outputs(images)[-1], network(images.clone()))
@@ -271,6 +282,26 @@ def test_resized_maps_see_what_has_weight(options: dict[str, object]) -> None:
         assert (changed == needed).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "unknown"),
+    [
+        ("densenet121", {"adaptive_avg_pool2d", "flatten", "linear"}),
+        ("googlenet", {"adaptive_avg_pool2d", "flatten", "linear"}),
+        ("mobilenet_v3_small", {"adaptive_avg_pool2d", "flatten", "linear"}),
+        ("deeplabv3_resnet50", {"adaptive_avg_pool2d"}),
+        ("shufflenet_v2_x0_5", {"view", "transpose", "mean", "linear"}),
+    ],
+)
+def test_other_architectures_are_followed(name: str, unknown: set[str]) -> None:
+    with torch.device("meta"):
+        options = {"weights_backbone": None, "aux_loss": True} if name.startswith("deeplab") else {}
+        options |= {"init_weights": False} if name == "googlenet" else {}
+        network = torchvision.models.get_model(name, **options)
+    graph = trace(network, size=(65, 97))
+    assert {node.function for node in graph.nodes if node.kind is Kind.GLOBAL} == unknown
+    assert all(max(node.inputs) < index for index, node in enumerate(graph.nodes) if index)
+
+
 def test_a_network_is_left_as_it_was() -> None:
     network = narrow(trunk="resnet18").train()
     next(network.children()).eval()
@@ -296,12 +327,6 @@ def test_a_layer_that_does_not_exist_is_an_error_with_names_like_it() -> None:
 
 
 def test_a_network_that_cannot_be_followed_says_why() -> None:
-    class Hidden(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: object, images: Tensor) -> Tensor:
-            del ctx
-            return images.view(images.shape)
-
     class Branching(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             return images if images.sum() > 0 else -images
@@ -310,6 +335,16 @@ def test_a_network_that_cannot_be_followed_says_why() -> None:
         def forward(self, images: Tensor) -> list[int]:
             return list(images.shape)
 
+    class Foreign(nn.Module):
+        hidden = torch.empty(1, device="meta")
+
+        def forward(self, images: Tensor) -> Tensor:
+            return images * self.hidden
+
+    with pytest.raises(ValueError, match=r"cannot follow Foreign .* a tensor that no function of torch has made"):
+        trace(Foreign())
+    with pytest.raises(TypeError, match="given, not computed"):
+        trace(nn.ReLU()).nodes[0].run()
     with pytest.raises(ValueError, match=r"cannot follow Conv2d on an image of \(2, 2\): .*Kernel size can't be great"):
         trace(nn.Conv2d(3, 1, 5), size=(2, 2))
     with pytest.raises(ValueError, match="cannot follow Branching"):

@@ -56,6 +56,9 @@ def test_vgg16_has_the_published_fields() -> None:
     published = {"features.14": (40, 4, 18), "features.21": (92, 8, 42), "features.28": (196, 16, 90)}
     published["features.30"] = (212, 32, 90)
     assert {name: figures(fields[name]) for name in published} == published
+    with torch.device("meta"):
+        alexnet = fields_of(torchvision.models.alexnet())["features"]
+    assert figures(alexnet)[:2] == (195, 32)
     convolutional = fields_of(fcn(stride=32))
     assert figures(convolutional["trunk.stages.4.pool5"]) == (212, 32, 90)
     assert figures(convolutional["trunk.fc6"]) == (404, 32, 186)
