@@ -1,154 +1,27 @@
-"""A network as the list of what it does to an image of one size, found by letting it run on no numbers at all.
+"""A network as the graph of what it does to an image of one size, found by letting it run on no numbers at all.
 
 `trace` calls the network on an image of torch's meta device, which has a shape and no content, and notes each function
 of torch that is called. So a forward may look at sizes, crop and branch by them as it likes, as `FCN` does; torch.fx,
-which follows a forward for all sizes at once, cannot follow such a one. Along each axis the list then tells which units
-of any layer depend on which units of another, in intervals: exactly, or, where dilated kernels or strides larger than
-kernels leave holes, with no unit missing and some too many.
+which follows a forward for all sizes at once, cannot follow such a one.
 """
 
-import difflib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fcn_core.receptive_field.intervals import Intervals, Sight, hull, intersect, whole
-from fcn_core.receptive_field.operations import SIGNATURES, Call, Input, Kind, Pair, extents, interpret
+from fcn_core.receptive_field.nodes import Graph, Node, exchange
+from fcn_core.receptive_field.operations import SIGNATURES, Call, Input, Kind, Pair, interpret
+
+__all__ = ["Graph", "Node", "trace"]
 
 _DEVICE: Any = torch.Tensor.device
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """One call of a function of torch.
-
-    Attributes:
-        name: of the module that called it, with the function's name unless the module has no parts (`layer1.0.conv1`,
-            `layer1.0.add`), and with `:1`, `:2`, ... where that happened more than once.
-        kind: what it does to space.
-        function: its name, such as `batch_norm` or `relu`.
-        inputs: indices of the nodes that it takes, in the order of its arguments.
-        shape: of what it returns, without the batch: (C, H, W) of a map.
-        sees: for each input, how its rows and its columns are seen.
-        options: its other arguments by name, sizes as pairs (rows, columns), paddings as pairs of (before, after);
-            `weight`, `bias`, `running_mean` and so on are the network's own tensors.
-    """
-
-    name: str
-    kind: Kind
-    function: str
-    inputs: tuple[int, ...]
-    shape: tuple[int, ...]
-    sees: tuple[tuple[Sight, Sight], ...]
-    options: Mapping[str, Any]
-    call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], int | None]
-
-    @property
-    def extents(self) -> Pair:
-        """Rows and columns; (1, 1) of what is no map."""
-        return extents(self.shape)
-
-    def run(self, *inputs: Tensor) -> Tensor:
-        """Return what the node makes of its inputs (N, ...), which it leaves as they are; gradients flow."""
-        function, args, kwargs, index = self.call
-        args, kwargs = _exchange((args, kwargs), Input, lambda place: inputs[place.number])
-        result = function(*args, **kwargs)
-        chosen: Tensor = result if index is None else result[index]
-        return chosen
-
-
-@dataclass(frozen=True, eq=False)
-class Graph:
-    """The nodes of a network, each after its inputs; the first is the image and the last is what was asked for."""
-
-    nodes: tuple[Node, ...]
-    names: Mapping[str, int]
-    """Index of the node that ends each node, module and part of a module by its dotted name."""
-
-    def find(self, name: str) -> int:
-        """Return the index of a node, of the last node of a module, or of the only one whose name ends in `.name`.
-
-        Raises:
-            ValueError: there is none.
-        """
-        if name in self.names:
-            return self.names[name]
-        found = [known for known in self.names if known.endswith(f".{name}")]
-        if len(found) == 1:
-            return self.names[found[0]]
-        near = found or _near(name, self.names)
-        raise ValueError(f"no layer {name!r}: did you mean {', '.join(near)}?")
-
-    def until(self, name: str) -> "Graph":
-        """Return the part of the graph that leads to a layer.
-
-        Raises:
-            ValueError: there is no such layer.
-        """
-        last = self.find(name)
-        kept = {0, last}
-        for index in range(last, 0, -1):
-            if index in kept:
-                kept.update(self.nodes[index].inputs)
-        places = {index: place for place, index in enumerate(sorted(kept))}
-        nodes = (self.nodes[index] for index in places)
-        moved = tuple(replace(node, inputs=tuple(places[source] for source in node.inputs)) for node in nodes)
-        return Graph(moved, {known: places[index] for known, index in self.names.items() if index in places})
-
-    def needed(self, node: int, units: Intervals, axis: int, *, clipped: bool = True) -> list[Intervals]:
-        """Return which units of the nodes up to `node` any of its `units` depends on.
-
-        Args:
-            node: index of a node.
-            units: intervals (..., 2) of its rows or columns.
-            axis: 0 for rows, 1 for columns.
-            clipped: to what exists; else layers go on without end, as the theory of receptive fields has it.
-
-        Returns:
-            Intervals (..., 2) for each of the nodes 0 to `node`.
-        """
-        nothing = np.zeros_like(units)
-        found = [nothing] * node + [self._clip(node, units, axis) if clipped else units]
-        for index in range(node, 0, -1):
-            for source, sights in zip(self.nodes[index].inputs, self.nodes[index].sees, strict=True):
-                sight, asked = sights[axis], found[index]
-                if clipped:  # What sees padding alone needs nothing.
-                    seen = intersect(asked, sight.changed(whole(self.nodes[source].extents[axis])))
-                    seen = self._clip(source, sight.needed(seen), axis)
-                else:
-                    seen = sight.needed(asked)
-                found[source] = hull(found[source], seen)
-        return found
-
-    def changed(self, pixels: Intervals, axis: int) -> list[Intervals]:
-        """Return which units of each node depend on any of these rows or columns (..., 2) of the image."""
-        found = [self._clip(0, pixels, axis)]
-        for index, node in enumerate(self.nodes[1:], start=1):
-            total = np.zeros_like(pixels)
-            for source, sights in zip(node.inputs, node.sees, strict=True):
-                sight = sights[axis]
-                reaching = intersect(found[source], sight.needed(whole(node.extents[axis])))
-                total = hull(total, self._clip(index, sight.changed(reaching), axis))
-            found.append(total)
-        return found
-
-    def outputs(self, images: Tensor) -> list[Tensor]:
-        """Return what each node makes of images (N, C, H, W) of the size that was traced; gradients flow."""
-        made = [images]
-        for node in self.nodes[1:]:
-            made.append(node.run(*(made[source] for source in node.inputs)))
-        return made
-
-    def _clip(self, node: int, units: Intervals, axis: int) -> Intervals:
-        return intersect(units, whole(self.nodes[node].extents[axis]))
 
 
 def trace(
@@ -211,7 +84,7 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         inputs: list[int] = []
         noted, named = (
-            _exchange(values, Tensor, lambda tensor: self._note(tensor, inputs)) for values in (args, kwargs)
+            exchange(values, Tensor, lambda tensor: self._note(tensor, inputs)) for values in (args, kwargs)
         )
         if not inputs:
             result = func(*args, **kwargs)
@@ -219,7 +92,7 @@ class _Recorder(TorchFunctionMode):
             return result
         if func == _DEVICE.__get__:
             return self.device
-        result = func(*_exchange(args, Tensor, _weightless), **_exchange(kwargs, Tensor, _weightless))
+        result = func(*exchange(args, Tensor, _weightless), **exchange(kwargs, Tensor, _weightless))
         name = func.__name__
         named |= {"inplace": False} if "inplace" in named else {}
         made = [args[0]] if name == "__setitem__" else self._keep(result)
@@ -253,7 +126,7 @@ class _Recorder(TorchFunctionMode):
     def graph(self, result: object) -> tuple[Graph, str]:
         """Return what was noted until the network returned, and the name of the first node that it returned."""
         returned: list[int] = []
-        _exchange(result, Tensor, lambda tensor: returned.append(self.places.get(id(tensor), -1)))
+        exchange(result, Tensor, lambda tensor: returned.append(self.places.get(id(tensor), -1)))
         if not returned or returned[0] < 0:
             raise ValueError(f"{type(self.network).__name__} returned nothing that depends on the image")
         times = Counter(node.name for node in self.nodes)
@@ -320,17 +193,6 @@ def _by_name(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any
     return {name: value for name, value in named.items() if not isinstance(value, Input)}
 
 
-def _exchange(values: Any, kind: type, by: Callable[[Any], Any]) -> Any:  # noqa: ANN401
-    """Return nested tuples, lists and dicts with each value of a kind exchanged."""
-    if isinstance(values, kind):
-        return by(values)
-    if isinstance(values, dict):
-        return {name: _exchange(value, kind, by) for name, value in values.items()}
-    if type(values) in (tuple, list):
-        return type(values)(_exchange(value, kind, by) for value in values)
-    return values
-
-
 def _weightless(tensor: Tensor) -> Tensor:
     return tensor if tensor.device.type == "meta" else tensor.detach().to("meta")
 
@@ -351,11 +213,3 @@ def _with_item(tensor: Tensor, index: Any, value: Tensor | float) -> Tensor:  # 
 
 def _no_call() -> None:
     raise TypeError("the image is given, not computed")
-
-
-def _near(name: str, names: Mapping[str, int]) -> list[str]:
-    last = {known.rpartition(".")[2]: known for known in names}
-    close = difflib.get_close_matches(name, names, 3, 0.4) + [
-        last[end] for end in difflib.get_close_matches(name.rpartition(".")[2], last, 3, 0.6)
-    ]
-    return list(dict.fromkeys(close))[:4] or [*names][:4]
