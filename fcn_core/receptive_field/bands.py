@@ -18,8 +18,8 @@ from fcn_core.receptive_field.graph import Graph
 from fcn_core.receptive_field.intervals import Intervals, Sight, Spread, Window, intersect, is_empty, whole
 from fcn_core.receptive_field.steps import Indices, Step
 
-BANDS = 6
-"""Of each axis. More are less work in smaller batches."""
+POSITIONS = 6
+"""Of a band along each axis, on average: fewer are less work, in batches that are too small to be fast."""
 
 
 class Windows(NamedTuple):
@@ -96,9 +96,7 @@ def area(row: Band, column: Band, node: int) -> int:
     return row.windows[node].size * column.windows[node].size
 
 
-def plan(
-    graph: Graph, steps: Sequence[Step], occluders: tuple[Intervals, Intervals], wanted: Intervals, count: int = BANDS
-) -> Plan:
+def plan(graph: Graph, steps: Sequence[Step], occluders: tuple[Intervals, Intervals], wanted: Intervals) -> Plan:
     """Return the plan for a part of the last map.
 
     Args:
@@ -106,12 +104,11 @@ def plan(
         steps: that compute it.
         occluders: the pixels of each position, rows and columns, each (positions, 2).
         wanted: rows and columns of the part, (2, 2).
-        count: of bands along each axis, at most.
     """
     axes = [_Axis(graph, steps, axis, occluders[axis], wanted[axis]) for axis in (0, 1)]
     macs = np.array([step.macs for step in steps])
     # What a row costs depends on how wide it is, and the reverse.
-    rows, columns = (axis.bands(macs * other.means, count) for axis, other in zip(axes, axes[::-1], strict=True))
+    rows, columns = (axis.bands(macs * other.means) for axis, other in zip(axes, axes[::-1], strict=True))
     return Plan(steps, wanted, rows, columns)
 
 
@@ -150,10 +147,10 @@ class _Axis:
         means: NDArray[np.float64] = self.sizes.sum(1) / max(1, len(self.positions))
         return means
 
-    def bands(self, weights: NDArray[np.float64], count: int) -> list[Band]:
-        """Return at most `count` bands for which the sum of sizes, weighted by step, is least."""
+    def bands(self, weights: NDArray[np.float64]) -> list[Band]:
+        """Return the bands of all positions for which the sum of sizes, weighted by step, is least."""
         order = np.argsort(weights @ self.sizes, kind="stable")
-        cuts = _partition(self.sizes[:, order], weights, count)
+        cuts = _partition(self.sizes[:, order], weights, max(1, len(order) // POSITIONS))
         return [self.band(np.sort(order[first:stop])) for first, stop in pairwise(cuts)]
 
     def band(self, chosen: Indices) -> Band:

@@ -182,7 +182,7 @@ class _Rows:
     def __init__(self, shape: Sequence[int], room: int, like: Tensor) -> None:
         self.channels, self.height, self.width = shape
         self.base = len(PADDING) + self.height * self.width
-        self.rows = like.new_zeros(self.base + room, self.channels)
+        self.rows = like.new_empty(self.base + room, self.channels)
         self.rows[: len(PADDING)] = like.new_tensor(PADDING)[:, None]
 
     def map(self) -> Tensor:
