@@ -201,9 +201,10 @@ def _strongest(team: Crew, lens: Lens, question: Question, console: Console) -> 
     versions = lens.pictures.versions
     step = max(1, min(MOST_IN_A_PART, len(versions) // MOST_IN_A_PART))
     decided = (*_decided(lens, question), question.most)
+    ranges = [(start, min(start + step, len(versions))) for start in range(0, len(versions), step)]
     tasks = [
-        Task(key_of("top", decided, versions[start : start + step]), strongest, (start, start + step, question.most))
-        for start in range(0, len(versions), step)
+        Task(key_of("top", decided, versions[start:stop]), strongest, (start, stop, question.most))
+        for start, stop in ranges
     ]
     tops, broken = [], []
     for task, part in team.carry_out("looking for the strongest, part", tasks):

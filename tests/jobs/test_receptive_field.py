@@ -264,6 +264,15 @@ def test_equal_images_come_in_the_order_of_their_names(photos: Path, tmp_path: P
     assert names[first : first + 4] == ["0.png", "a.png", "b.png", "c.png"]
 
 
+def test_parts_of_unequal_size_give_the_same(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(photos / "0.png", photos / "more.png")
+    one = looked(tmp_path / "one", images=str(photos))
+    monkeypatch.setattr("jobs._receptive_field.MOST_IN_A_PART", 2)
+    other = looked(tmp_path / "other", images=str(photos))
+    assert Counting.made == 3 + 3, "parts of two, two and one"
+    assert contents(one) == contents(other)
+
+
 def test_a_broken_image_is_one_line_or_left_out(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
