@@ -73,7 +73,7 @@ def unit_sheet(
     for first in reversed(range(0, len(images), _COLUMNS)):
         top = _group(page, images[first : first + _COLUMNS], top)
     bottom = top + 44
-    page.head(bottom + _PANEL + 26, title, rule, MARGIN)
+    page.head(bottom + max(_panel(field)[1] for field in fields) + 26, title, rule, MARGIN)
     for place, field in enumerate(fields):
         _draw_field(page, field, bottom, LEFT + place * (WIDTH - LEFT) / 2)
     page.save(path)
@@ -151,8 +151,8 @@ def _draw_field(page: Page, field: MeanField, bottom: float, left: float) -> Non
     rows, columns = visible(field.counts)
     mask = field.mask[rows, columns]
     height, width = mask.shape
-    across = _PANEL * min(1.0, width / height)
-    axes = page.axes(bottom, _PANEL * min(1.0, height / width), left=left, right=WIDTH - left - across)
+    across, up = _panel(field)
+    axes = page.axes(bottom, up, left=left, right=WIDTH - left - across)
     edges = (-width / 2, width / 2, height / 2, -height / 2)
     colours = signed_colours(field.values, field.counts)[rows, columns]
     axes.imshow(colours, extent=edges, interpolation="nearest", aspect="auto")
@@ -166,6 +166,13 @@ def _draw_field(page: Page, field: MeanField, bottom: float, left: float) -> Non
     axes.set(xlim=edges[:2], ylim=edges[2:])
     axes.set_title(literal(field.name), fontsize=11, color=DARK, loc="left")
     axes.set_xlabel("pixels from where the unit looks", fontsize=10, color=DARK, loc="left")
+
+
+def _panel(field: MeanField) -> tuple[float, float]:
+    """Return the width and height of the panel of a field, in units."""
+    rows, columns = visible(field.counts)
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    return _PANEL * min(1.0, width / height), _PANEL * min(1.0, height / width)
 
 
 def _outline(axes: Axes, box: tuple[float, float, float, float], edges: tuple[float, float, float, float]) -> None:
