@@ -194,7 +194,7 @@ def test_the_same_command_again_shows_what_is_kept(found: Path, here: Here, caps
     here(main, *arguments, "--minimal", "--removal.num_segments=4", "--storage", place)
     printed = capsys.readouterr().out
     assert "resnet18 has random weights (seed 0)" in printed
-    assert f"looked at before: {found}" in printed
+    assert f"looked at before: {found}\nunit 5: in theory 99 x 99 px, by gradient" in printed
 
 
 def test_a_look_that_was_stopped_goes_on(found: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
