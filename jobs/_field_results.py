@@ -208,9 +208,9 @@ class Results:
             fields.append(self._mean(f"by gradient: {side:.0f} px of side", field.looks[0], effective, none))
         many = len(self.question.units) > 1
         title = f"{self.question.model}, {self.question.layer}, unit {field.unit}"
-        unit_sheet(shown, fields, self.folder / f"{name}.png", title, self._rule(), unit=1.5 if many else 2)
+        unit_sheet(shown, fields, self.folder / f"{name}.png", title, self._rule(), unit=1 if many else 2)
         if many:
-            rows, columns = visible(fields[0].counts)
+            rows, columns = visible(fields[0])
             mean = signed_colours(fields[0].values, fields[0].counts)[rows, columns]
             strongest = field.looks[0].activation
             self._entries.append(Entry(field.unit, strongest, field.extent.size, strip(shown, mean), f"{name}.png"))

@@ -23,6 +23,7 @@ SIGNED = LinearSegmentedColormap.from_list("signed", [*_BELOW, "#ffffff", *_ABOV
 UNSEEN = (216, 216, 216)
 _COLUMNS, _GAP, _SIDE = 5, 9, 148
 _PANEL = 300  # Units of the side of the mean field.
+_ROOM = 0.6  # Of the theoretical field that is shown on either side of its middle.
 
 
 class Shown(NamedTuple):
@@ -103,13 +104,18 @@ def fitted(image: Pixels, height: int, width: int) -> Pixels:
     )
 
 
-def visible(counts: NDArray[np.int64]) -> tuple[slice, slice]:
-    """Return the rows and columns, as far on either side of the middle, in which any pixel is seen."""
+def visible(field: MeanField) -> tuple[slice, slice]:
+    """Return the rows and columns to show, as many on either side of the middle: as far as any pixel is seen.
+
+    What is far outside the theoretical field is left out.
+    """
     found = []
     for axis in (1, 0):
-        seen = np.flatnonzero(counts.any(axis))
-        middle = counts.shape[1 - axis] // 2
+        seen = np.flatnonzero(field.counts.any(axis))
+        middle = field.counts.shape[1 - axis] // 2
         reach = max(middle - seen[0], seen[-1] - middle) if len(seen) else middle
+        if field.box is not None:
+            reach = min(reach, math.ceil(_ROOM * field.box[3 - axis]))
         found.append(slice(middle - reach, middle + reach + 1))
     return found[0], found[1]
 
@@ -148,7 +154,7 @@ def _frame(page: Page, shown: Shown, left: float, low: float) -> None:
 
 
 def _draw_field(page: Page, field: MeanField, bottom: float, left: float) -> None:
-    rows, columns = visible(field.counts)
+    rows, columns = visible(field)
     mask = field.mask[rows, columns]
     height, width = mask.shape
     across, up = _panel(field)
@@ -170,7 +176,7 @@ def _draw_field(page: Page, field: MeanField, bottom: float, left: float) -> Non
 
 def _panel(field: MeanField) -> tuple[float, float]:
     """Return the width and height of the panel of a field, in units."""
-    rows, columns = visible(field.counts)
+    rows, columns = visible(field)
     height, width = rows.stop - rows.start, columns.stop - columns.start
     return _PANEL * min(1.0, width / height), _PANEL * min(1.0, height / width)
 

@@ -78,8 +78,12 @@ def test_zero_is_white_falls_are_red_and_rises_blue() -> None:
 def test_only_what_is_seen_is_shown_about_the_middle() -> None:
     counts = np.zeros((9, 11), np.int64)
     counts[3:5, 4:9] = 1
-    assert visible(counts) == (slice(3, 6), slice(2, 9))
-    assert visible(np.zeros((3, 5), np.int64)) == (slice(0, 3), slice(0, 5))
+    seen = MeanField("", np.zeros((9, 11)), counts, counts > 0, None)
+    assert visible(seen) == (slice(3, 6), slice(2, 9))
+    assert visible(seen._replace(counts=0 * counts)) == (slice(0, 9), slice(0, 11))
+    assert visible(seen._replace(box=(0, 0, 40, 3))) == (slice(3, 6), slice(3, 8)), (
+        "little beyond the theoretical field"
+    )
 
 
 def test_what_is_not_covered_is_pale() -> None:
