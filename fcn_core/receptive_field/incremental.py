@@ -21,7 +21,7 @@ from fcn_core.receptive_field.graph import trace
 from fcn_core.receptive_field.intervals import Intervals, whole
 from fcn_core.receptive_field.occlusion import Discrepancy, Occlusion, Site, check_sites, fill_image, read
 from fcn_core.receptive_field.operations import Pair
-from fcn_core.receptive_field.steps import Indices, Place, Step, fuse, narrow, unsupported
+from fcn_core.receptive_field.steps import Convolution, Indices, Place, Step, fuse, narrow, unsupported
 
 _Number = TypeVar("_Number", np.int64, np.bool_)
 
@@ -200,14 +200,15 @@ class _Rows:
         some.map().copy_(self.map()[:, list(units)])
         return some
 
-    def read(self, row: Line, column: Line, windows: Pair, border: float) -> Tensor:
-        """Return what all pairs of positions read, (rows * columns, C, ., .).
+    def read(self, row: Line, column: Line, windows: Pair, border: float, taps: Pair = (1, 1)) -> Tensor:
+        """Return what all pairs of positions read, (rows * columns, taps * C, ., .).
 
         Args:
             row: what the positions of an occluder's row read.
             column: the same of columns.
             windows: numbers from one window computed again to the next, and from one of its rows to the next.
             border: what is outside the map.
+            taps: how many of what is read, one after the other, make up one position of the result.
         """
         count = (len(row.at), len(column.at))
         index = len(PADDING) + _down(self.width * row.at) + column.at[:, None]
@@ -217,9 +218,12 @@ class _Rows:
             index = np.where(_down(row.fresh) & column.fresh[:, None], again, index)
         if not (row.inside.all() and column.inside.all()):
             index = np.where(_down(row.inside) & column.inside[:, None], index, PADDING.index(border))
+        height, width = index.shape[2] // taps[0], index.shape[3] // taps[1]
+        if taps != (1, 1):
+            index = index.reshape(-1, height, taps[0], width, taps[1]).swapaxes(2, 3)
         places = torch.from_numpy(index.reshape(-1)).to(self.rows.device)
         read = self.rows.index_select(0, places)
-        return read.view(count[0] * count[1], *index.shape[2:], -1).permute(0, 3, 1, 2)
+        return read.view(count[0] * count[1], height, width, -1).permute(0, 3, 1, 2)
 
 
 def _down(rows: NDArray[_Number]) -> NDArray[_Number]:
@@ -237,30 +241,49 @@ def _computed(plan: Plan, maps: Mapping[int, _Rows]) -> Iterator[tuple[Indices, 
             for step in plan.steps:
                 if area(row, column, step.output):
                     maps[step.output].put(_run(step, maps, part, column))
-            yield part.positions, column.positions, _read(maps, target, part, column, (part.wanted, column.wanted))
+            yield part.positions, column.positions, _read(maps, target, (part, column), (part.wanted, column.wanted))
 
 
 def _run(step: Step, maps: Mapping[int, _Rows], row: Band, column: Band) -> Tensor:
     """Return the windows (n, C, h, w) that a step computes for all pairs of rows and columns."""
-    lines = zip(row.reads[step.output], column.reads[step.output], strict=True)
-    windows = [
-        _read(maps, source, row, column, pair, step.border) for source, pair in zip(step.inputs, lines, strict=True)
+    rows, columns = row.windows[step.output], column.windows[step.output]
+    lines = list(zip(row.reads[step.output], column.reads[step.output], strict=True))
+    added = [
+        _read(maps, source, (row, column), pair, step.border)
+        for source, pair in zip(step.inputs[1:], lines[1:], strict=True)
     ]
     if step.adds is not None:
-        windows[1:] = [window[:, list(step.adds)] for window in windows[1:]]
-    rows, columns = row.windows[step.output], column.windows[step.output]
-    place = Place(
-        np.repeat(rows.starts, len(columns.starts)), np.tile(columns.starts, len(rows.starts)), rows.size, columns.size
-    )
-    return step.run(windows, place)
+        added = [window[:, list(step.adds)] for window in added]
+    compute, size = step.compute, (rows.size, columns.size)
+    if isinstance(compute, Convolution) and compute.prefers_matrix(*size):
+        kernel = (compute.weight.shape[2], compute.weight.shape[3])
+        apart = zip(lines[0], size, compute.stride, compute.dilation, kernel, strict=True)
+        first, second = (_tapped(*one) for one in apart)
+        return step.finish(
+            compute.multiply([_read(maps, step.inputs[0], (row, column), (first, second), step.border, kernel), *added])
+        )
+    starts = np.repeat(rows.starts, len(columns.starts)), np.tile(columns.starts, len(rows.starts))
+    read = _read(maps, step.inputs[0], (row, column), lines[0], step.border)
+    return step.run([read, *added], Place(*starts, *size))
+
+
+def _tapped(line: Line, size: int, stride: int, dilation: int, kernel: int) -> Line:
+    """Return all that each of `size` positions of a convolution reads, one position after the other."""
+    taken = (stride * np.arange(size)[:, None] + dilation * np.arange(kernel)).reshape(-1)
+    return Line(line.at[:, taken], line.inside[:, taken], line.local[:, taken], line.fresh[:, taken])
 
 
 def _read(
-    maps: Mapping[int, _Rows], source: int, row: Band, column: Band, lines: tuple[Line, Line], border: float = 0.0
+    maps: Mapping[int, _Rows],
+    source: int,
+    bands: tuple[Band, Band],
+    lines: tuple[Line, Line],
+    border: float = 0.0,
+    taps: Pair = (1, 1),
 ) -> Tensor:
     # What occluders show is kept once, as an image of which each shows its part.
-    windows = (0, maps[0].width) if source == 0 else (area(row, column, source), column.windows[source].size)
-    return maps[source].read(*lines, windows, border)
+    windows = (0, maps[0].width) if source == 0 else (area(*bands, source), bands[1].windows[source].size)
+    return maps[source].read(*lines, windows, border, taps)
 
 
 def _batch(plan: Plan, row: Band, column: Band) -> int:

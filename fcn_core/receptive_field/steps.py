@@ -5,9 +5,11 @@ that follow are one call of oneDNN where torch has it (CPU, float32). A step get
 it, so it pads nothing itself, and in channels-last layout.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -67,7 +69,10 @@ class Step:
 
     def run(self, windows: Sequence[Tensor], place: Place) -> Tensor:
         """Map what is read of each input to the windows (n, C, height, width)."""
-        result = self.compute(windows, place)
+        return self.finish(self.compute(windows, place))
+
+    def finish(self, result: Tensor) -> Tensor:
+        """Do to windows what follows the operation."""
         for node in self.tail:
             result = node.run(result)
         return result
@@ -100,6 +105,29 @@ class Convolution:
                 others[0], features, *how, "add", 1.0, "relu" if self.relu else None, [], None
             )
         return _onednn("_convolution_pointwise")(features, *how, "relu" if self.relu else "none", [], "")
+
+    @cached_property
+    def matrix(self) -> Tensor:
+        """The weight (C', kernel rows * kernel columns * C) in oneDNN's layout of matrices."""
+        flat = self.weight.permute(0, 2, 3, 1).flatten(1).contiguous()
+        return _onednn("_reorder_linear_weight")(flat, 256)
+
+    def multiply(self, windows: Sequence[Tensor]) -> Tensor:
+        """As a call, given all that each position sees, (n, kernel rows * kernel columns * C, height, width)."""
+        seen, *others = windows
+        rows = seen.permute(0, 2, 3, 1).flatten(0, 2)
+        activation = "relu" if self.relu and not others else "none"
+        made = _onednn("_linear_pointwise")(rows, self.matrix, self.bias, activation, [], "")
+        result = made.view(seen.shape[0], *seen.shape[2:], -1).permute(0, 3, 1, 2)
+        for other in others:
+            result += other
+        return result.relu_() if others and self.relu else result
+
+    def prefers_matrix(self, height: int, width: int) -> bool:
+        """Tell whether windows are so small that oneDNN multiplies matrices faster than it convolves."""
+        _, channels, *kernel = self.weight.shape
+        fits = self.packed is not None and self.groups == 1 and math.prod(kernel) > 1
+        return fits and channels >= 128 and height * width <= 25
 
     def fold(self, norm: Node) -> Self:
         """Return it with the BatchNorm that follows folded in."""
