@@ -107,11 +107,12 @@ def reduced(lost: bool) -> Reduced:
 
 
 def test_minimal_images_are_readable_and_say_what_is_left(tmp_path: Path, saved: list[Figure]) -> None:
-    rows = [reduced(lost=True), reduced(lost=False)._replace(label="a very long name of a class " * 5)]
+    rows = [reduced(lost=True), reduced(lost=False), reduced(lost=True)._replace(label="a very long name " * 9)]
     minimal_images(rows, tmp_path / "minimal.png", "resnet18: minimal images", RULE, "probability")
     assert_readable(saved[-1])
     said = words(saved[-1])
     assert "car: 25% of the pixels, 2 segments are left" in said
+    assert "car: kept when all segments are gone" in said
     assert "probability" in said
     with pytest.raises(ValueError, match="at least one"):
         minimal_images([], tmp_path / "minimal.png")

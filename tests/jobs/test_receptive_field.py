@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -27,11 +28,11 @@ from fcn_core.receptive_field.activations import top_activations
 from fcn_core.receptive_field.occlusion import Maps, Occlusion, Site, discrepancies
 from fcn_core.receptive_field.subject import Subject, View
 from jobs._console import Console
-from jobs._crew import Crew, Parts, Shared, SharedResources, Task
+from jobs._crew import Arrays, Crew, Parts, Shared, SharedResources, Task
 from jobs._receptive_field import ReceptiveFieldCommand, look, main, parse_units
 from jobs._subjects import open_subject
 from tests.figures.looking import words
-from tests.jobs.commands import ROOT, Here, Refused, processes_of, write_images, write_run
+from tests.jobs.commands import ROOT, Here, Refused, processes_of, ray_head, write_images, write_run
 from tests.tiny import changed, train
 
 RUN = changed({"data.streets.num_val": 7, "optim.epochs": 1})
@@ -69,12 +70,12 @@ class Counting(Crew):
         super().__init__(parts, shared, console)
         self.lost_after = lost_after
 
-    def _made(self, tasks: Sequence[Task]) -> Iterator[Task]:
-        for task in super()._made(tasks):
+    def _made(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Arrays]]:
+        for made in super()._made(tasks):
             Counting.made += 1
             if Counting.made == self.lost_after:
                 raise KeyboardInterrupt
-            yield task
+            yield made
 
 
 def here_only(lost_after: int = -1) -> Callable[..., Any]:
@@ -362,6 +363,30 @@ def test_units_are_named_by_number_list_range_or_all() -> None:
     assert parse_units("all", 3) == (0, 1, 2)
 
 
+def test_an_object_store_holds_what_is_found(
+    found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FCN_CACHE", str(tmp_path / "cache"))
+    settings = RESNET | {"storage": "memory://lab", "minimal": True, "removal": {"num_segments": 4}}
+    command = ReceptiveFieldCommand(**settings)
+    with Console() as console:
+        url = look(open_subject(command.asked, console), command, console, here_only())
+        assert contents(storage.fetch(url)) == contents(found)
+        look(open_subject(command.asked, console), command, console, here_only())
+    assert f"looked at before: {url}" in capsys.readouterr().out
+    MemoryFileSystem.store.clear()
+
+
+@pytest.mark.slow
+def test_a_submitted_job_finds_the_same(trained: RunFolder, environment: dict[str, str], tmp_path: Path) -> None:
+    expected = looked(tmp_path / "here", model=trained.url, layer="conv3_3", unit="0..2", images=None, size=None)
+    with ray_head(environment) as head:
+        arguments = ["--model", trained.url, *SETTINGS, "--storage", str(tmp_path / "lab"), "--workers=2"]
+        done = head.submit("jobs/receptive_field.py", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert contents(tmp_path / "lab" / "receptive_fields" / expected.name) == contents(expected)
+
+
 @pytest.mark.slow
 def test_a_killed_worker_or_driver_changes_no_bit(
     trained: RunFolder, environment: dict[str, str], ray_folder: Path, tmp_path: Path
@@ -382,7 +407,7 @@ def test_a_killed_worker_or_driver_changes_no_bit(
     with started(command, environment) as process:
         wait_for(lambda: len(list(parts.glob("[!.]*.npz"))) > 3)
         # A worker bears the name of its task only as long as it is at it.
-        wait_for(lambda: kill_one(ray_folder, "ray::_make"))
+        wait_for(lambda: kill_one(ray_folder, "ray::_work"))
         wait_for(lambda: len(list(parts.glob("[!.]*.npz"))) > 50)
         process.kill()
     with started(command, environment) as process:
