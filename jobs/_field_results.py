@@ -23,7 +23,7 @@ from fcn_core.receptive_field.units import Found, Look, UnitField
 from fcn_core.settings import Value
 from jobs._crew import Arrays, key_of
 from jobs._evaluations import file_name
-from jobs._field_tasks import Lens
+from jobs._field_tasks import INCREMENTAL, Lens
 
 NUMBERS, PAGE = "numbers.json", "index.html"
 FILLS = {"random": "random pixels", "mean": "the mean colour", "grey": "grey", "blur": "a blurred image"}
@@ -135,6 +135,7 @@ class Results:
 
     def finish(self) -> None:
         """Write the numbers, and the page of several units."""
+        self.lines += [f"computed {way}" for way in sorted(self._ways - {INCREMENTAL})]
         numbers = {"question": self.question.model_dump(mode="json"), "way": sorted(self._ways), "units": self.units}
         numbers |= {"minimal": self._minimal} if self._minimal else {}
         (self.folder / NUMBERS).write_text(json.dumps(numbers, indent=1) + "\n")

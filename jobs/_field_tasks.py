@@ -28,6 +28,8 @@ from fcn_core.receptive_field.subject import Subject
 from fcn_core.receptive_field.units import Geometry
 from jobs._crew import Arrays
 
+INCREMENTAL = "only what an occluder can change, exactly"
+
 
 class How(NamedTuple):
     """How images are occluded."""
@@ -145,11 +147,11 @@ def remove(lens: Lens, index: int, settings: Minimal, label: int | None) -> Arra
 def _discrepancies(lens: Lens, image: Tensor, sites: Sequence[Site], how: How) -> tuple[list[Discrepancy], str]:
     network = lens.subject.network
     if how.plain:
-        return discrepancies(Maps(network, lens.layer), image, sites, how.occlusion), "the plain way, as asked"
+        return discrepancies(Maps(network, lens.layer), image, sites, how.occlusion), "the plain way, as asked for"
     occluder, reason = _occluder(lens, (image.shape[-2], image.shape[-1]))
     if occluder is None:
         return discrepancies(Maps(network, lens.layer), image, sites, how.occlusion), f"the plain way: {reason}"
-    return occluder.discrepancies(image, sites, how.occlusion), "exact incremental occlusion"
+    return occluder.discrepancies(image, sites, how.occlusion), INCREMENTAL
 
 
 @lru_cache(maxsize=2)

@@ -241,15 +241,17 @@ def _occluded(team: Crew, lens: Lens, question: Question, top: Top) -> Iterator[
 
 
 def _removed(team: Crew, lens: Lens, question: Question, top: Top) -> dict[int, Arrays]:
-    """Return the minimal image of each of the unit's images, by index."""
+    """Return the minimal image of each of the unit's images by index, the strongest first."""
+    indexes = top.images[question.units[0]].tolist()
     classes = lens.subject.classes
     label = None if question.class_name is None else classes.index(question.class_name)
     decided = (_decided(lens, question)[0], question.view, question.removal, label)
     tasks = [
         Task(key_of("minimal", decided, lens.pictures.versions[index]), remove, (index, question.removal, label))
-        for index in top.images[question.units[0]].tolist()
+        for index in indexes
     ]
-    return {task.arguments[0]: part for task, part in team.carry_out("removing segments, image", tasks)}
+    found = {task.arguments[0]: part for task, part in team.carry_out("removing segments, image", tasks)}
+    return {index: found[index] for index in indexes}
 
 
 def _decided(lens: Lens, question: Question) -> tuple[str, str, View]:

@@ -66,34 +66,34 @@ class Counting(Crew):
 
     made = 0
 
-    def __init__(self, parts: Parts, shared: Shared, console: Console, lost_after: int) -> None:
+    def __init__(self, parts: Parts, shared: Shared, console: Console, lost_after: int, step: int) -> None:
         super().__init__(parts, shared, console)
-        self.lost_after = lost_after
+        self.lost_after, self.step = lost_after, step
 
     def _made(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Arrays]]:
-        for made in super()._made(tasks):
+        for made in super()._made(tasks[:: self.step]):
             Counting.made += 1
             if Counting.made == self.lost_after:
                 raise KeyboardInterrupt
             yield made
 
 
-def here_only(lost_after: int = -1) -> Callable[..., Any]:
+def here_only(lost_after: int = -1, step: int = 1) -> Callable[..., Any]:
     @contextmanager
     def start(parts: Parts, shared: Shared, console: Console, resources: SharedResources) -> Iterator[Crew]:
         assert resources.workers
         Counting.made = 0
-        yield Counting(parts, shared, console, lost_after)
+        yield Counting(parts, shared, console, lost_after, step)
 
     return start
 
 
-def looked(place: Path, lost_after: int = -1, **settings: Any) -> Path:  # noqa: ANN401
+def looked(place: Path, lost_after: int = -1, step: int = 1, **settings: Any) -> Path:  # noqa: ANN401
     """Look in this process and return the folder of what was found."""
     command = ReceptiveFieldCommand(**RESNET | {"storage": str(place)} | settings)
     with Console() as console:
         opened = open_subject(command.asked, console)
-        return Path(look(opened, command, console, here_only(lost_after)))
+        return Path(look(opened, command, console, here_only(lost_after, step)))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -216,6 +216,10 @@ def test_a_look_that_was_stopped_goes_on(found: Path, tmp_path: Path, capsys: py
     assert Counting.made == 1, "a damaged part is made again"
 
 
+def test_the_order_in_which_tasks_are_done_is_of_no_importance(found: Path, tmp_path: Path) -> None:
+    assert contents(looked(tmp_path, step=-1, minimal=True, removal={"num_segments": 4})) == contents(found)
+
+
 def test_what_was_found_of_one_unit_serves_another(tmp_path: Path) -> None:
     looked(tmp_path)
     looked(tmp_path, unit="6")
@@ -254,6 +258,17 @@ def test_images_of_many_sizes_are_looked_at_as_they_are_by_an_fcn(
         assert len({arrays[f"falls_{rank:02d}"].shape for rank in range(4)}) == 3
         assert (arrays["counts"].shape[0] % 2, arrays["counts"].shape[1] % 2) == (1, 1)
     assert {image["class"] for image in numbers(folder)["minimal"]} <= set(CLASSES.names)
+
+
+def test_where_everything_must_be_computed_again_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = looked(tmp_path, model="efficientnet_b0", layer="features.2", most=1, occlusion={"stride": 11})
+    assert re.search(r"computed the plain way: .*avgpool .* does not work window by window", capsys.readouterr().out)
+    assert numbers(folder)["units"][0]["theoretical_px"] is None, "a unit sees everything"
+    settings: dict[str, Any] = {"most": 1, "occlusion": {"stride": 11}}
+    plain, exact = looked(tmp_path, plain=True, **settings), looked(tmp_path, **settings)
+    assert "computed the plain way, as asked for" in capsys.readouterr().out
+    with np.load(plain / "layer2-5.npz") as one, np.load(exact / "layer2-5.npz") as other:
+        assert np.allclose(one["falls_00"], other["falls_00"], atol=1e-5)
 
 
 def test_equal_images_come_in_the_order_of_their_names(photos: Path, tmp_path: Path) -> None:
