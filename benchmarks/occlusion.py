@@ -31,10 +31,10 @@ from rich.table import Column, Table
 from torch import Tensor, nn
 from torchvision.models import resnet18, vgg16
 
+from fcn_core.receptive_field.convolution import Convolution
 from fcn_core.receptive_field.incremental import Incremental
 from fcn_core.receptive_field.intervals import Window
 from fcn_core.receptive_field.occlusion import Maps, Occlusion, Site, fill_image
-from fcn_core.receptive_field.steps import Convolution
 
 SIZE = (224, 224)
 OCCLUSION = Occlusion()
@@ -80,8 +80,11 @@ class Arms:
         """Do the whole grid, again and again for a second at least."""
         times: list[float] = []
         while sum(times) < 1:
-            times.append(cpu_time(lambda: self.incremental.discrepancies(self.image, [self.site], OCCLUSION)))
+            times.append(cpu_time(self._occlude))
         return statistics.median(times)
+
+    def _occlude(self) -> None:
+        (self.found,) = self.incremental.discrepancies(self.image, [self.site], OCCLUSION)
 
     def captum(self) -> float:
         """Do as many positions of a larger occluder: its stride may not exceed its size."""
@@ -102,10 +105,9 @@ class Arms:
 
     def difference(self) -> float:
         """Return the largest difference of a batch of positions from the plain way, over the largest activation."""
-        (found,) = self.incremental.discrepancies(self.image, [self.site], OCCLUSION)
         with torch.inference_mode():
             maps, values = self.maps(self.image), self._unit(self.maps(self.replicas()))
-        ours = torch.stack([found.falls[row, column] for row, column in self.places()])
+        ours = torch.stack([self.found.falls[row, column] for row, column in self.places()])
         return float((ours - (self._unit(maps) - values)).abs().max() / maps.abs().max())
 
     def places(self) -> list[tuple[int, int]]:

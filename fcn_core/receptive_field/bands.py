@@ -18,7 +18,9 @@ from fcn_core.receptive_field.graph import Graph
 from fcn_core.receptive_field.intervals import Intervals, Sight, Spread, Window, intersect, is_empty, whole
 from fcn_core.receptive_field.steps import Indices, Step
 
-POSITIONS = 6
+BORDERS = (0.0, -np.inf)
+"""What is read outside a map: by convolutions, by maxima. A map has one more row and column for each."""
+POSITIONS = 8
 """Of a band along each axis, on average: fewer are less work, in batches that are too small to be fast."""
 
 
@@ -33,14 +35,20 @@ class Windows(NamedTuple):
 class Line(NamedTuple):
     """What is read along one axis for each position of a band, each (positions, k)."""
 
-    at: Indices
-    """Where on the map."""
-    inside: NDArray[np.bool_]
-    """Whether there is a map."""
-    local: Indices
+    at: NDArray[np.int32]
+    """Where on the map; outside it, on that one of its borders whose number is wanted."""
+    local: NDArray[np.int32]
     """Where in the window that was computed again; of the image, as `at`."""
     fresh: NDArray[np.bool_]
     """Whether it is in the window."""
+
+    def take(self, columns: Indices) -> "Line":
+        """Return some of what is read, for all positions."""
+        return Line(self.at[:, columns], self.local[:, columns], self.fresh[:, columns])
+
+    def part(self, chosen: slice) -> "Line":
+        """Return some of the positions."""
+        return Line(self.at[chosen], self.local[chosen], self.fresh[chosen])
 
 
 @dataclass(frozen=True)
@@ -62,8 +70,8 @@ class Band:
     def part(self, chosen: slice) -> "Band":
         """Return some of the positions."""
         windows = {node: Windows(one.starts[chosen], one.size) for node, one in self.windows.items()}
-        reads = {node: tuple(_part(line, chosen) for line in lines) for node, lines in self.reads.items()}
-        return Band(self.positions[chosen], windows, reads, _part(self.wanted, chosen))
+        reads = {node: tuple(line.part(chosen) for line in lines) for node, lines in self.reads.items()}
+        return Band(self.positions[chosen], windows, reads, self.wanted.part(chosen))
 
 
 @dataclass(frozen=True)
@@ -179,14 +187,16 @@ class _Axis:
 
     def _reads(self, step: Step, windows: Windows, made: Mapping[int, Windows]) -> tuple[Line, ...]:
         return tuple(
-            self._line(_coordinates(sights[self.axis], windows), source, made)
+            self._line(_coordinates(sights[self.axis], windows), source, made, step.border)
             for source, sights in zip(step.inputs, step.sees, strict=True)
         )
 
-    def _line(self, at: Indices, source: int, made: Mapping[int, Windows]) -> Line:
+    def _line(self, at: Indices, source: int, made: Mapping[int, Windows], border: float = 0.0) -> Line:
         local = at - made[source].starts[:, None]
-        inside, fresh = (at >= 0) & (at < self.extents[source]), (local >= 0) & (local < made[source].size)
-        return Line(at, inside, local if source else at, fresh)
+        inside = (at >= 0) & (at < self.extents[source])
+        place = np.where(inside, at, self.extents[source] + BORDERS.index(border)).astype(np.int32)
+        fresh = inside & (local >= 0) & (local < made[source].size)
+        return Line(place, local.astype(np.int32) if source else place, fresh)
 
 
 def _offsets(step: Step, axis: int, starts: Indices) -> Indices:
@@ -218,10 +228,6 @@ def _coordinates(sight: Sight, windows: Windows) -> Indices:
     else:
         raise TypeError(f"{sight} does not see window by window")
     return starts[:, None] + stride * np.arange(count if windows.size else 0)
-
-
-def _part(line: Line, chosen: slice) -> Line:
-    return Line(line.at[chosen], line.inside[chosen], line.local[chosen], line.fresh[chosen])
 
 
 def _partition(sizes: Indices, weights: NDArray[np.float64], count: int) -> list[int]:
