@@ -92,13 +92,17 @@ class Incremental:
         return sum(part.plan.macs for part in self._parts(sites, occlusion)), int(replicas * plain)
 
     def _parts(self, sites: Sequence[Site], occlusion: Occlusion) -> list["_Part"]:
-        """Return the sites all together or one by one, whichever is less work."""
-        different = list(dict.fromkeys(sites))
-        together = [self._part(different, occlusion)]
-        if len(different) == 1 or occlusion.follow:
-            return together
-        apart = [self._part([site], occlusion) for site in different]
-        return min(together, apart, key=lambda parts: sum(part.plan.macs for part in parts))
+        """Return the sites all together or position by position, whichever is less work."""
+        places: dict[tuple[int, int], list[Site]] = {}
+        for site in dict.fromkeys(sites):
+            places.setdefault((site.row, site.column), []).append(site)
+        together = self._part(list(dict.fromkeys(sites)), occlusion)
+        apart: list[_Part] = []
+        for alike in places.values():
+            if len(places) == 1 or occlusion.follow or sum(part.plan.macs for part in apart) >= together.plan.macs:
+                return [together]
+            apart.append(self._part(alike, occlusion))
+        return min([together], apart, key=lambda parts: sum(part.plan.macs for part in parts))
 
     def _part(self, sites: list[Site], occlusion: Occlusion) -> "_Part":
         units = sorted({site.unit for site in sites})
