@@ -67,10 +67,12 @@ class Arms:
     """The four ways for one case; each returns the seconds of CPU time for all positions."""
 
     def __init__(self, case: Case, network: nn.Module, batch: int) -> None:
-        self.site = Site(10, case.row, case.row)
         self.image = torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(0))
         self.fill = fill_image(self.image, OCCLUSION)
         self.maps = Maps(network, case.layer)
+        with torch.inference_mode():
+            unit = int(self.maps(self.image)[0, :, case.row, case.row].argmax())  # Not one that is 0 throughout.
+        self.site = Site(unit, case.row, case.row)
         self.incremental = Incremental(network, case.layer, SIZE)
         self.batch = batch
         done, plain = self.incremental.macs([self.site], OCCLUSION)
