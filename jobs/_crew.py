@@ -13,7 +13,6 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 
 from fcn_core import storage
 from fcn_core.compute import make_deterministic
@@ -24,12 +23,6 @@ from jobs._ray import KEEP_MEMORY, causes, cluster, environment_variables, resou
 
 ATTEMPTS = 3
 Arrays = dict[str, NDArray[Any]]
-
-
-class SharedResources(Resources):
-    """Where tasks are carried out. Nothing here changes their numbers."""
-
-    gpu_share: float = Field(1.0, gt=0, le=1, description="of a GPU for each worker, where there are GPUs")
 
 
 class Shared(Protocol):
@@ -121,7 +114,7 @@ class Crew:
 class RayCrew(Crew):
     """Carries tasks out on a Ray cluster, as many at once as there are workers."""
 
-    def __init__(self, parts: Parts, shared: Shared, console: Console, resources: SharedResources) -> None:
+    def __init__(self, parts: Parts, shared: Shared, console: Console, resources: Resources) -> None:
         super().__init__(parts, shared, console)
         self._resources = resources
         self._stack = ExitStack()
@@ -155,7 +148,7 @@ class RayCrew(Crew):
         self._stack.enter_context(cluster(self._resources))
         import ray
 
-        asked = resources_per_worker(self._resources, self._console.say, self._resources.gpu_share)
+        asked = resources_per_worker(self._resources, self._console.say)
         task = ray.remote(_work).options(
             num_cpus=asked["CPU"],
             num_gpus=asked.get("GPU", 0),
@@ -167,12 +160,12 @@ class RayCrew(Crew):
         return lambda one: task.remote(shared, one, self.parts, self._resources.cpus_per_worker)
 
 
-Start = Callable[[Parts, Shared, Console, SharedResources], Any]
+Start = Callable[[Parts, Shared, Console, Resources], Any]
 """How a crew is started: `crew`, or without Ray in tests."""
 
 
 @contextmanager
-def crew(parts: Parts, shared: Shared, console: Console, resources: SharedResources) -> Iterator[Crew]:
+def crew(parts: Parts, shared: Shared, console: Console, resources: Resources) -> Iterator[Crew]:
     """Give a crew that starts or joins a Ray cluster once there is something to do, and leaves it with the block."""
     with RayCrew(parts, shared, console, resources) as found:
         yield found

@@ -15,9 +15,9 @@ from fcn_core.receptive_field.activations import Top, find_layer
 from fcn_core.receptive_field.minimal import Minimal
 from fcn_core.receptive_field.occlusion import Occlusion, Site
 from fcn_core.receptive_field.subject import View
-from jobs._cli import FROM_OUTSIDE, Settings, exit_codes, read
+from jobs._cli import FROM_OUTSIDE, Resources, Settings, exit_codes, read
 from jobs._console import Console
-from jobs._crew import Arrays, Crew, Parts, SharedResources, Start, Task, crew, key_of
+from jobs._crew import Arrays, Crew, Parts, Start, Task, crew, key_of
 from jobs._field_results import NUMBERS, Question, Results, told
 from jobs._field_tasks import How, Lens, occlude, remove, strongest, top_of
 from jobs._field_theory import show_theory
@@ -30,7 +30,7 @@ MOST_WITH_GRADIENTS = 16
 """Units; of more of them the effective field is left out."""
 
 
-class ReceptiveFieldCommand(SharedResources, Settings):
+class ReceptiveFieldCommand(Resources, Settings):
     """Show what units of a network see: the images that activate them most, and where in them occlusion changes them.
 
     The protocol is that of Zhou et al. (ICLR 2015). Kept in STORAGE/receptive_fields/ID: a picture of each unit, arrays

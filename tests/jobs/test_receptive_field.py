@@ -27,8 +27,9 @@ from fcn_core.models.classifiers import build_classifier
 from fcn_core.receptive_field.activations import top_activations
 from fcn_core.receptive_field.occlusion import Maps, Occlusion, Site, discrepancies
 from fcn_core.receptive_field.subject import Subject, View
+from jobs._cli import Resources
 from jobs._console import Console
-from jobs._crew import Arrays, Crew, Parts, Shared, SharedResources, Task
+from jobs._crew import Arrays, Crew, Parts, Shared, Task
 from jobs._receptive_field import ReceptiveFieldCommand, look, main, parse_units
 from jobs._subjects import open_subject
 from tests.figures.looking import words
@@ -80,7 +81,7 @@ class Counting(Crew):
 
 def here_only(lost_after: int = -1, step: int = 1) -> Callable[..., Any]:
     @contextmanager
-    def start(parts: Parts, shared: Shared, console: Console, resources: SharedResources) -> Iterator[Crew]:
+    def start(parts: Parts, shared: Shared, console: Console, resources: Resources) -> Iterator[Crew]:
         assert resources.workers
         Counting.made = 0
         yield Counting(parts, shared, console, lost_after, step)
