@@ -125,6 +125,7 @@ def test_a_driver_that_is_killed_and_started_again_ends_as_if_never_stopped(
     assert_same_bits(folder_in(printed), two_workers)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_as_if_it_had_not_been_on_s3_too(
     two_workers: RunFolder,
     environment: dict[str, str],
