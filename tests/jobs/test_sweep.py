@@ -47,7 +47,7 @@ ONE_NUMBER = [
 """Leaves only the learning rate."""
 KILLS = 10
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(900)
 
 
 def asked(*arguments: str) -> Sweep:
@@ -244,7 +244,7 @@ def trained(place: Path, outcome: Outcome) -> dict[str, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_sweep_that_is_killed_again_and_again_ends_as_if_never_stopped(
     whole: Path, environment: dict[str, str], ray_folder: Path, tmp_path: Path
 ) -> None:
@@ -281,7 +281,6 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_if_never_stopped(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_the_dashboard_shows_the_trials_of_a_submitted_sweep(
     environment: dict[str, str], ray_folder: Path, tmp_path: Path
 ) -> None:
@@ -307,7 +306,6 @@ ASHA = ["--scheduler=asha", "--grace-epochs=1", "--optim.epochs=4", "--finalists
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_what_is_stopped_early_stays_stopped_and_what_is_interrupted_is_not_taken_for_stopped(
     environment: dict[str, str], ray_folder: Path, tmp_path: Path
 ) -> None:
@@ -344,7 +342,6 @@ def test_what_is_stopped_early_stays_stopped_and_what_is_interrupted_is_not_take
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_stages_start_from_one_32s_and_what_failed_is_tried_again(environment: dict[str, str], tmp_path: Path) -> None:
     staged = ["--staged", "--trials=1", "--finalists=4"]
     known = study(tmp_path, *staged, trials=1)
@@ -372,7 +369,6 @@ def test_stages_start_from_one_32s_and_what_failed_is_tried_again(environment: d
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_folds_are_an_objective_and_a_run_that_diverges_does_not_end_the_sweep(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -401,7 +397,6 @@ def test_folds_are_an_objective_and_a_run_that_diverges_does_not_end_the_sweep(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_population_goes_on_where_it_was_and_its_best_member_becomes_champion(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
