@@ -61,8 +61,16 @@ def read_image(url: str) -> ImageFile:
     Raises:
         SampleError: it cannot be read or decoded.
     """
-    contents = _contents(url)
-    with _naming(url), _opened(contents, ("JPEG", "PNG", "WEBP")) as image:
+    return decode_image(_contents(url), url)
+
+
+def decode_image(contents: bytes, name: str) -> ImageFile:
+    """Decode the contents of a JPEG, PNG or WebP image; errors call it `name`.
+
+    Raises:
+        SampleError: they cannot be decoded.
+    """
+    with _naming(name), _opened(contents, ("JPEG", "PNG", "WEBP")) as image:
         if image.mode in ("I", "I;16", "F"):
             raise _FormatError(f"has mode {image.mode}; an image has 8 bits per channel")
         orientation = _orientation(image)
