@@ -23,12 +23,15 @@ from services._service import Owner, Service, TheService
 models = APIRouter(tags=["models"])
 health = APIRouter(tags=["health"])
 _ERRORS = declared(401, 421, 500)
+_PROMETHEUS = {"description": "In Prometheus' text format", "content": {"text/plain": {"schema": {"type": "string"}}}}
 
 
 @models.get("/v1/models", summary="What is served", responses=_ERRORS)
 def list_models(service: TheService, _: Owner) -> ModelList:
     """Return every version that is served, the champion first."""
-    return ModelList(models=[_describe(service, one) for one in service.models.all()], refused=[*service.models.refused])
+    return ModelList(
+        models=[_describe(service, one) for one in service.models.all()], refused=[*service.models.refused]
+    )
 
 
 @models.get("/v1/models/{name}", summary="The champion of a model", responses=_ERRORS | declared(404))
@@ -43,10 +46,10 @@ def live() -> Health:
     return Health()
 
 
-@health.get("/readyz", summary="Whether the service can answer", responses=declared(500))
+@health.get("/readyz", summary="Whether the service can answer", responses=declared(500, 503))
 def ready(service: TheService) -> Health:
-    """Answer once the champion is loaded, has proved itself and is warm."""
-    assert service.models.champion
+    """Answer once the champion is loaded, has proved itself and is warm, as long as the device works."""
+    service.stages.check_device()
     return Health()
 
 
@@ -54,8 +57,7 @@ def ready(service: TheService) -> Health:
     "/metrics",
     summary="Metrics of this replica",
     response_class=Response,
-    responses={200: {"description": "Prometheus text", "content": {"text/plain": {"schema": {"type": "string"}}}}}
-    | _ERRORS,
+    responses=_ERRORS | {200: _PROMETHEUS},
 )
 def metrics(service: TheService, _: Owner) -> Response:
     """Return requests, latency, stages, images of a request, rejections and pixels by class."""
@@ -74,13 +76,16 @@ def oip_live() -> OipLive:
     return OipLive(live=True)
 
 
-@health.get("/v2/health/ready", summary="Whether the service can answer", responses=declared(500))
+@health.get("/v2/health/ready", summary="Whether the service can answer", responses=declared(500, 503))
 def oip_ready(service: TheService) -> OipReady:
-    """Answer once the champion is loaded, has proved itself and is warm."""
-    return OipReady(ready=bool(service.models.champion))
+    """Answer as `/readyz`."""
+    service.stages.check_device()
+    return OipReady(ready=True)
 
 
-@health.get("/v2/models/{name}", summary="A model, after the Open Inference Protocol", responses=_ERRORS | declared(404))
+@health.get(
+    "/v2/models/{name}", summary="A model, after the Open Inference Protocol", responses=_ERRORS | declared(404)
+)
 def oip_model(name: str, service: TheService, _: Owner) -> OipModel:
     """Return versions, input and outputs; inference is `POST /v1/segment`."""
     _champion(service, name)

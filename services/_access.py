@@ -103,7 +103,7 @@ class Access:
         try:
             self._tokens = Tokens.read(self._url)
         except (OSError, ValidationError) as error:
-            log.error("tokens cannot be read again: %s", error)
+            log.warning("tokens cannot be read again: %s", error)
 
     def owner(self, request: Request) -> str:
         """Return who asks.

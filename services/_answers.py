@@ -47,7 +47,11 @@ def compute(served: Served, image: Pixels, wanted: str, dropped: threading.Event
         labels = scores.argmax(0).to(torch.uint8)
         confidence = _confidence(scores) if wanted in (JSON, ARRAYS, PROBABILITIES) else None
         probabilities = scores.log_softmax(0).exp().to(torch.float16) if wanted == PROBABILITIES else None
-    return Answer(_array(labels), _array(confidence), _array(probabilities))
+    return Answer(
+        labels.cpu().numpy(),
+        None if confidence is None else confidence.cpu().numpy(),
+        None if probabilities is None else probabilities.cpu().numpy(),
+    )
 
 
 def _confidence(scores: Tensor) -> Tensor:
@@ -68,7 +72,3 @@ def _stopping(network: nn.Module, dropped: threading.Event) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def _array(values: Tensor | None) -> "NDArray[np.generic] | None":
-    return None if values is None else values.cpu().numpy()

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services import _about, _segment
-from services._problems import SECURITY_HEADERS, ProblemDetails, handle_problems
+from services._problems import SECURITY_HEADERS, handle_problems
 from services._service import Service
 
 REQUEST_ID = "X-Request-ID"

@@ -12,7 +12,7 @@ from fcn_core.settings import Classes
 from services import _rle
 from services._answers import Answer
 from services._models import Served
-from services._negotiation import ARRAYS, JSON, MASK, OVERLAY, PROBABILITIES
+from services._negotiation import JSON, MASK, OVERLAY
 from services._schemas import ClassFound, ModelIdentity, RunLengths, Segmentation, Segmentations
 
 OPACITY = 0.5
@@ -37,7 +37,6 @@ def encode(served: Served, image: Pixels, answer: Answer, wanted: str) -> bytes:
         return _overlay_png(image, answer.labels, classes)
     if wanted == JSON:
         return describe(served, answer).model_dump_json().encode()
-    assert wanted in (ARRAYS, PROBABILITIES)
     return _npz(_arrays(answer))
 
 
@@ -45,7 +44,6 @@ def encode_all(served: Served, answers: Sequence[Answer], wanted: str) -> bytes:
     """Return several answers as JSON, or as arrays whose names end in `_0`, `_1` and so on."""
     if wanted == JSON:
         return Segmentations(images=[describe(served, answer) for answer in answers]).model_dump_json().encode()
-    assert wanted == ARRAYS
     arrays = (_arrays(answer, f"_{number}") for number, answer in enumerate(answers))
     return _npz({name: array for each in arrays for name, array in each.items()})
 
@@ -57,8 +55,13 @@ def identity(served: Served) -> ModelIdentity:
 
 
 def describe(served: Served, answer: Answer) -> Segmentation:
-    """Return what was found by class. The answer has confidence."""
-    assert answer.confidence is not None
+    """Return what was found by class.
+
+    Raises:
+        ValueError: the answer was computed without confidence.
+    """
+    if answer.confidence is None:
+        raise ValueError("confidence was not computed")
     labels, classes = answer.labels, served.version.card.classes
     pixels = np.bincount(labels.ravel(), minlength=len(classes))
     sums = np.bincount(labels.ravel(), weights=answer.confidence.ravel(), minlength=len(classes))

@@ -10,9 +10,9 @@ from fcn_core.data.pictures import UPRIGHT, Pixels
 from services._problems import Problem
 from services._settings import Serving
 
-FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_SCANS = 100
-"""Of a JPEG. Each passes over all pixels: a file of a megabyte can have thousands. Cameras and encoders write 1 to 12."""
+"""Of a JPEG. Each passes over all pixels: a megabyte can hold thousands. Cameras and encoders write 1 to 12."""
 
 
 def decode(contents: bytes, settings: Serving, name: str = "the image") -> Pixels:
@@ -39,11 +39,11 @@ def decode(contents: bytes, settings: Serving, name: str = "the image") -> Pixel
 def _check_header(contents: bytes, settings: Serving, name: str) -> None:
     """Refuse by what the header says. What cannot be read here is for `decode_image` to explain."""
     try:
-        with Image.open(io.BytesIO(contents), formats=tuple(FORMATS)) as image:
+        with Image.open(io.BytesIO(contents), formats=FORMATS) as image:
             width, height = image.size
             frames = getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP") else 1
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise Problem(413, f"{name} has more pixels than anybody's: the limit is {settings.max_pixels}") from error
+        raise Problem(413, f"{name} has far more pixels than the limit, {settings.max_pixels}") from error
     except Exception:
         # Decoders raise whatever they run into in a damaged file.
         return

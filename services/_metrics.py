@@ -19,9 +19,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
-        self._requests = Counter(
-            "fcn_requests", "Requests answered", ["method", "route", "status"], registry=registry
-        )
+        self._requests = Counter("fcn_requests", "Requests answered", ["method", "route", "status"], registry=registry)
         self._seconds = Histogram(
             "fcn_request_seconds", "From the first byte of a request to its answer", ["route"],
             buckets=_SECONDS, registry=registry,

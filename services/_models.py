@@ -1,7 +1,6 @@
 """The models that are served: the champion and versions asked for by number, each only after it proved itself."""
 
 import logging
-import threading
 from typing import NamedTuple
 
 import torch
@@ -39,7 +38,7 @@ class Served(NamedTuple):
 
 
 class Models:
-    """The champion of a model and some of its versions. `refresh` may run beside everything else.
+    """The champion of a model and some of its versions. One thread may call `refresh` beside all that read.
 
     Args:
         settings: which model and versions, and the device.
@@ -56,21 +55,15 @@ class Models:
         self._registry = Registry(storage.join(storage.absolute(settings.storage), MODELS))
         self._device, self._tile = device, settings.tile
         self.name = settings.model or self._only_model()
-        self._lock = threading.Lock()
         self._refused: dict[str, str] = {}
         self._seen: Entry | None = None
-        self._champion: Served | None = None
-        self.refresh()
-        if self._champion is None:
+        champion = self._newest(None)
+        if champion is None:
             reasons = "; ".join(self._refused.values()) or "none was promoted: python jobs/promote.py --help"
             raise FileNotFoundError(f"{self.name} in {self._registry.url} has no champion to serve: {reasons}")
-        self._pinned = {number: self._load(number, None) for number in settings.versions}
-
-    @property
-    def champion(self) -> Served:
+        self.champion: Served = champion
         """The version that answers if none is named."""
-        assert self._champion is not None
-        return self._champion
+        self._pinned: dict[int, Served] = {number: self._load(number, None) for number in settings.versions}
 
     @property
     def refused(self) -> tuple[str, ...]:
@@ -102,27 +95,32 @@ class Models:
 
         Of those that became champion the last that proves itself is served; one that does not is never tried again.
         """
-        with self._lock:
-            last = self._registry.champion(self.name)
-            if last is None or last == self._seen:
-                return
-            for entry in reversed(self._registry.history(self.name)):
-                if self._champion and entry.manifest == self._champion.version.manifest:
-                    break
-                if entry.manifest not in self._refused and self._take_up(entry):
-                    break
-            self._seen = last
+        self.champion = self._newest(self.champion) or self.champion
 
-    def _take_up(self, entry: Entry) -> bool:
+    def _newest(self, current: Served | None) -> Served | None:
+        """Return the last champion that proves itself, `current` if it is that."""
+        last = self._registry.champion(self.name)
+        if last is None or last == self._seen:
+            return current
+        for entry in reversed(self._registry.history(self.name)):
+            if current and entry.manifest == current.version.manifest:
+                break
+            if served := self._proved(entry):
+                log.info("%s is served, weights %s", served.version.label, served.version.weights)
+                current = served
+                break
+        self._seen = last
+        return current
+
+    def _proved(self, entry: Entry) -> Served | None:
+        if entry.manifest in self._refused:
+            return None
         try:
-            served = self._load(entry.version, entry.manifest)
+            return self._load(entry.version, entry.manifest)
         except RefusedError as error:
             self._refused[entry.manifest] = str(error)
-            log.error("not served: %s", error)
-            return False
-        self._champion = served
-        log.info("%s is served, weights %s", served.version.label, served.version.weights)
-        return True
+            log.warning("not served: %s", error)
+            return None
 
     def _load(self, number: int, manifest: str | None) -> Served:
         """Load a version and put it to the proof, which warms it up too. What the storage raises may pass."""

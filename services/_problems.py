@@ -87,28 +87,24 @@ def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def handle_problems(app: FastAPI) -> None:
     """Make the app answer every error as a problem."""
 
-    def on_problem(request: Request, error: Exception) -> Response:
-        assert isinstance(error, Problem)
+    @app.exception_handler(Problem)
+    def on_problem(request: Request, error: Problem) -> Response:
         return _response(request, error)
 
-    def on_http(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
+    @app.exception_handler(HTTPException)
+    def on_http(request: Request, error: HTTPException) -> Response:
         details = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is no method of this route"}
         detail = details.get(error.status_code, str(error.detail))
         return _response(request, Problem(error.status_code, detail, error.headers))
 
-    def on_validation(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
+    @app.exception_handler(RequestValidationError)
+    def on_validation(request: Request, error: RequestValidationError) -> Response:
         wrong = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         return _response(request, Problem(422, "; ".join(wrong)))
 
+    @app.exception_handler(Exception)
     def on_failure(request: Request, _: Exception) -> Response:
         return _response(request, Problem(500, "the service failed; its log says why, under this request_id"))
-
-    app.add_exception_handler(Problem, on_problem)
-    app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(RequestValidationError, on_validation)
-    app.add_exception_handler(Exception, on_failure)
 
 
 def _response(request: Request, problem: Problem) -> Response:

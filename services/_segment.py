@@ -6,7 +6,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
-from services._images import FORMATS
 from services._models import Served
 from services._negotiation import ARRAYS, JSON, MASK, OVERLAY, PROBABILITIES, negotiate
 from services._problems import declared
@@ -22,6 +21,7 @@ Wait = Annotated[
     Header(description="`wait=5`: give up after 5 s, if the service does not earlier (RFC 7240)", examples=["wait=5"]),
 ]
 _ERRORS = (400, 401, 404, 406, 408, 413, 415, 421, 422, 429, 500, 503, 504)
+_IMAGES = ("image/jpeg", "image/png", "image/webp")
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _HEADERS = {
     "Model-Name": {"schema": {"type": "string"}, "description": "of the model that answered"},
@@ -56,7 +56,7 @@ def _answers(content: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
         "requestBody": {
             "required": True,
             "description": "A JPEG, PNG or WebP image, which is judged by its content, or a form with one",
-            "content": {kind: _BINARY for kind in ("application/octet-stream", *FORMATS.values())}
+            "content": dict.fromkeys(("application/octet-stream", *_IMAGES), _BINARY)
             | _form(_BINARY["schema"], "image"),
         }
     },
@@ -84,7 +84,7 @@ async def segment(
             return await service.stages.encode(served, one, wanted, times)
 
     service.metrics.asked(1)
-    return _respond(served, await service.before_deadline(request, work()), wanted, times)
+    return _respond(served, await service.before_deadline(request, prefer, work()), wanted, times)
 
 
 @router.post(
@@ -115,8 +115,8 @@ async def segment_batch(
     service.access.spend(owner, len(files))
     service.metrics.asked(len(files))
     times: Times = {}
-    found = await service.before_deadline(request, _segment_all(service, served, files, wanted, times))
-    return _respond(served, found, wanted, times)
+    work = _segment_all(service, served, files, wanted, times)
+    return _respond(served, await service.before_deadline(request, prefer, work), wanted, times)
 
 
 async def _segment_all(service: Service, served: Served, files: list[bytes], wanted: str, times: Times) -> bytes:

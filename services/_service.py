@@ -46,15 +46,15 @@ class Service:
         self._closed.set()
         self.stages.close()
 
-    async def before_deadline(self, request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+    async def before_deadline(self, request: Request, prefer: str | None, work: Coroutine[Any, Any, _T]) -> _T:
         """Return the result of `work`, which is given up at the deadline, or once the client is gone.
 
-        The deadline is the service's, or a shorter one that the client names: `Prefer: wait=5` (RFC 7240).
+        The deadline is the service's, or a shorter one that the client prefers: `wait=5` (RFC 7240).
 
         Raises:
             Problem: the deadline passed (504), or nobody is there any more (499, which nobody sees).
         """
-        limit_s = min(self.settings.deadline_s, _preferred_wait(request.headers.get("prefer", "")))
+        limit_s = min(self.settings.deadline_s, _preferred_wait(prefer or ""))
         working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
         try:
             done, _ = await asyncio.wait({working, leaving}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)

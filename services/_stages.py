@@ -11,6 +11,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
+import torch
+
 from fcn_core.data.pictures import Pixels
 from services._answers import Answer, compute
 from services._encode import encode, encode_all
@@ -43,12 +45,22 @@ class Stages:
         self._encoding = ThreadPoolExecutor(CODEC_THREADS, "encode")
         self._inside = 0
         self._mean_s = 0.0
+        self._broken: str | None = None
         metrics.watch_waiting(lambda: self._inside)
 
     def close(self) -> None:
         """End the threads. What has not begun is not done."""
         for pool in (self._decoding, self._inference, self._encoding):
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def check_device(self) -> None:
+        """Check that the device still works.
+
+        Raises:
+            Problem: it does not (503), and will not before this process ends.
+        """
+        if self._broken:
+            raise Problem(503, f"the device failed: {self._broken}")
 
     def check_room(self, images: int = 1) -> None:
         """Check that there is room for more images.
@@ -92,6 +104,11 @@ class Stages:
         try:
             image = await self._run(self._decoding, "decode", times, decode, file, self._settings, name)
             answer = await self._run(self._inference, "inference", times, compute, served, image, wanted, dropped)
+        except torch.OutOfMemoryError as error:
+            raise Problem.try_again(503, f"there is no memory for {name} at present", 1) from error
+        except torch.AcceleratorError as error:
+            self._broken = str(error)
+            raise
         finally:
             dropped.set()
         self._mean_s += 0.1 * (times["inference"] - self._mean_s)

@@ -1,4 +1,7 @@
-"""The champion of a model over HTTP: `serve run services.segmentation:build`, `serve deploy services/segmentation.yaml`."""
+"""The champion of a model over HTTP.
+
+`serve run services.segmentation:build` on one machine, `serve deploy services/segmentation.yaml` on a cluster.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +19,7 @@ from services._service import Service
 from services._settings import Serving, read_settings
 
 CONNECTIONS = 1000
-"""Requests of a replica that Serve lets through at once. Most of them upload; how many compute is the service's matter."""
+"""Requests of a replica that Serve lets through at once. Most upload; how many compute is for the service to say."""
 
 
 class Segmentation:
@@ -31,6 +34,10 @@ class Segmentation:
         check_exposure(_host(), settings.tokens)
         device = "cuda" if torch.cuda.is_available() and settings.device != "cpu" else "cpu"
         self._service = Service(settings, device)
+
+    def check_health(self) -> None:
+        """Ask Serve for another replica if the device of this one failed."""
+        self._service.stages.check_device()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return create_app(self._service, echo_request_id=False)
@@ -50,15 +57,21 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
     places = {"storage": storage.absolute(settings.storage)}
     places |= {"tokens": storage.absolute(settings.tokens)} if settings.tokens else {}
     settings = settings.model_copy(update=places)
-    gpus = settings.device == "cuda" or (settings.device == "auto" and ray.cluster_resources().get("GPU", 0) >= 1)
     deployment = serve.deployment(
         name="Segmentation",
         max_ongoing_requests=CONNECTIONS,
         max_queued_requests=CONNECTIONS,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
-        ray_actor_options={"num_cpus": 1, "num_gpus": int(gpus)},
+        ray_actor_options={"num_cpus": 1, "num_gpus": int(_wants_gpu(settings))},
     )
     return deployment(serve.ingress()(Segmentation)).bind(settings)
+
+
+def _wants_gpu(settings: Serving) -> bool:
+    if settings.device != "auto":
+        return settings.device == "cuda"
+    # `serve run` starts Ray after it has built the application, on this machine; `serve deploy` builds on the cluster.
+    return bool(ray.cluster_resources().get("GPU") if ray.is_initialized() else torch.cuda.is_available())
 
 
 def _host() -> str:
