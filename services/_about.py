@@ -34,7 +34,7 @@ def list_models(service: TheService, _: Owner) -> ModelList:
     )
 
 
-@models.get("/v1/models/{name}", summary="The champion of a model", responses=_ERRORS | declared(404))
+@models.get("/v1/models/{name}", summary="The champion of a model", responses=_ERRORS | declared(404, 422))
 def show_model(name: str, service: TheService, _: Owner) -> ModelDescription:
     """Return classes, colours, scores with their rule, and preprocessing."""
     return _describe(service, _champion(service, name))
@@ -84,7 +84,7 @@ def oip_ready(service: TheService) -> OipReady:
 
 
 @health.get(
-    "/v2/models/{name}", summary="A model, after the Open Inference Protocol", responses=_ERRORS | declared(404)
+    "/v2/models/{name}", summary="A model, after the Open Inference Protocol", responses=_ERRORS | declared(404, 422)
 )
 def oip_model(name: str, service: TheService, _: Owner) -> OipModel:
     """Return versions, input and outputs; inference is `POST /v1/segment`."""
@@ -100,7 +100,7 @@ def oip_model(name: str, service: TheService, _: Owner) -> OipModel:
     )
 
 
-@health.get("/v2/models/{name}/ready", summary="Whether a model can answer", responses=_ERRORS | declared(404))
+@health.get("/v2/models/{name}/ready", summary="Whether a model can answer", responses=_ERRORS | declared(404, 422))
 def oip_model_ready(name: str, service: TheService, _: Owner) -> OipReady:
     """Answer if the model is served."""
     return OipReady(ready=bool(_champion(service, name)))

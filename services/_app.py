@@ -10,11 +10,13 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services import _about, _segment
-from services._problems import SECURITY_HEADERS, handle_problems
+from services._problems import SECURITY_HEADERS, ProblemDetails, handle_problems
+from services._schemas import Segmentation, Segmentations
 from services._service import Service
 
 REQUEST_ID = "X-Request-ID"
@@ -80,12 +82,16 @@ class _Envelope:
 def _openapi(app: FastAPI) -> dict[str, Any]:
     """Describe the routes, with what FastAPI cannot see in them."""
     if app.openapi_schema is None:
-        found = get_openapi(
+        found: dict[str, Any] = get_openapi(
             title=app.title,
             version=version_of("fcn-lab"),
             summary="Segment images with the champion of a model",
             routes=app.routes,
             license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         )
+        # Bodies that routes write themselves, and errors.
+        unseen = [(model, "serialization") for model in (ProblemDetails, Segmentation, Segmentations)]
+        _, schemas = models_json_schema(unseen, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+        found["components"]["schemas"] |= schemas["$defs"]
         app.openapi_schema = found
     return app.openapi_schema

@@ -36,6 +36,8 @@ MEANINGS = {
     504: "There was no answer before the deadline.",
 }
 """What each status of an error means."""
+GONE = 499
+"""The client is gone: a status that proxies use in their logs, and that nobody receives."""
 
 
 class ProblemDetails(BaseModel):
@@ -109,7 +111,7 @@ def handle_problems(app: FastAPI) -> None:
 
 def _response(request: Request, problem: Problem) -> Response:
     details = ProblemDetails(
-        title=HTTPStatus(problem.status).phrase,
+        title="Client Closed Request" if problem.status == GONE else HTTPStatus(problem.status).phrase,
         status=problem.status,
         detail=problem.detail,
         request_id=request.state.request_id,

@@ -9,7 +9,6 @@ from starlette.responses import Response
 from services._models import Served
 from services._negotiation import ARRAYS, JSON, MASK, OVERLAY, PROBABILITIES, negotiate
 from services._problems import declared
-from services._schemas import Segmentation, Segmentations
 from services._service import Owner, Service, TheService, model_headers
 from services._stages import Segmented, Times
 
@@ -74,8 +73,8 @@ async def segment(
     wanted = negotiate(request.headers.get("accept"), (MASK, OVERLAY, JSON, ARRAYS, PROBABILITIES))
     served = service.models.get(version)
     service.stages.check_room()
-    (file,) = await service.uploads.images(request, 1)
     service.access.spend(owner, 1)
+    (file,) = await service.uploads.images(request, 1)
     times: Times = {}
 
     async def work() -> bytes:
@@ -138,7 +137,3 @@ def _respond(served: Served, content: bytes, wanted: str, times: Times) -> Respo
     headers = model_headers(served) | {"Server-Timing": timing, "Vary": "Accept"}
     # The parameter chose the view; it is no part of the type of what is sent.
     return Response(content, headers=headers, media_type=wanted.partition(";")[0])
-
-
-SCHEMAS = (Segmentation, Segmentations)
-"""What responses refer to that FastAPI does not see."""

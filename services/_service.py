@@ -8,11 +8,12 @@ from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
 
 from services._access import Access
 from services._metrics import Metrics
 from services._models import Models, Served
-from services._problems import Problem
+from services._problems import GONE, Problem
 from services._settings import Serving
 from services._stages import Stages
 from services._uploads import Uploads
@@ -52,7 +53,7 @@ class Service:
         The deadline is the service's, or a shorter one that the client prefers: `wait=5` (RFC 7240).
 
         Raises:
-            Problem: the deadline passed (504), or nobody is there any more (499, which nobody sees).
+            Problem: the deadline passed (504), or nobody is there any more (GONE).
         """
         limit_s = min(self.settings.deadline_s, _preferred_wait(prefer or ""))
         working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
@@ -68,7 +69,7 @@ class Service:
             await working
         self.metrics.rejected("disconnected" if leaving in done else "deadline")
         if leaving in done:
-            raise Problem(499, "the client is gone")
+            raise Problem(GONE, "the client is gone")
         raise Problem.try_again(504, f"there was no answer within {limit_s:g} s", 1)
 
     def _refresh(self) -> None:
@@ -99,7 +100,11 @@ def _service(request: Request) -> Service:
     return service
 
 
-def _owner(request: Request) -> str:
+_Bearer = Annotated[object, Depends(HTTPBearer(auto_error=False, description="Not needed on loopback without tokens"))]
+
+
+def _owner(request: Request, _: _Bearer) -> str:
+    # FastAPI's part is the description; what it finds in a header is not looked at.
     return _service(request).access.owner(request)
 
 

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from services._problems import Problem
+from services._problems import GONE, Problem
 from services._settings import Serving
 
 
@@ -32,6 +33,8 @@ class Uploads:
             try:
                 async with asyncio.timeout(self._settings.receive_s):
                     body = await self._read(request, held)
+            except ClientDisconnect as error:
+                raise Problem(GONE, "the client is gone") from error
             except TimeoutError as error:
                 raise Problem(408, f"the upload took longer than {self._settings.receive_s:g} s") from error
         if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
