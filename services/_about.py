@@ -27,7 +27,7 @@ _PROMETHEUS = {"description": "In Prometheus' text format", "content": {"text/pl
 
 
 @models.get("/v1/models", summary="What is served", responses=_ERRORS)
-def list_models(service: TheService, _: Owner) -> ModelList:
+async def list_models(service: TheService, _: Owner) -> ModelList:
     """Return every version that is served, the champion first."""
     return ModelList(
         models=[_describe(service, one) for one in service.models.all()], refused=[*service.models.refused]
@@ -35,19 +35,19 @@ def list_models(service: TheService, _: Owner) -> ModelList:
 
 
 @models.get("/v1/models/{name}", summary="The champion of a model", responses=_ERRORS | declared(404, 422))
-def show_model(name: str, service: TheService, _: Owner) -> ModelDescription:
+async def show_model(name: str, service: TheService, _: Owner) -> ModelDescription:
     """Return classes, colours, scores with their rule, and preprocessing."""
     return _describe(service, _champion(service, name))
 
 
 @health.get("/healthz", summary="Whether the service lives", responses=declared(500))
-def live() -> Health:
+async def live() -> Health:
     """Answer."""
     return Health()
 
 
 @health.get("/readyz", summary="Whether the service can answer", responses=declared(500, 503))
-def ready(service: TheService) -> Health:
+async def ready(service: TheService) -> Health:
     """Answer once the champion is loaded, has proved itself and is warm, as long as the device works."""
     service.stages.check_device()
     return Health()
@@ -59,25 +59,25 @@ def ready(service: TheService) -> Health:
     response_class=Response,
     responses=_ERRORS | {200: _PROMETHEUS},
 )
-def metrics(service: TheService, _: Owner) -> Response:
+async def metrics(service: TheService, _: Owner) -> Response:
     """Return requests, latency, stages, images of a request, rejections and pixels by class."""
     return Response(service.metrics.page(service.models.all()), media_type=MEDIA_TYPE)
 
 
 @health.get("/v2", summary="The service, after the Open Inference Protocol", responses=declared(500))
-def oip_server() -> OipServer:
+async def oip_server() -> OipServer:
     """Return name and version of the software."""
     return OipServer(version=version_of("fcn-lab"))
 
 
 @health.get("/v2/health/live", summary="Whether the service lives", responses=declared(500))
-def oip_live() -> OipLive:
+async def oip_live() -> OipLive:
     """Answer."""
     return OipLive(live=True)
 
 
 @health.get("/v2/health/ready", summary="Whether the service can answer", responses=declared(500, 503))
-def oip_ready(service: TheService) -> OipReady:
+async def oip_ready(service: TheService) -> OipReady:
     """Answer as `/readyz`."""
     service.stages.check_device()
     return OipReady(ready=True)
@@ -86,7 +86,7 @@ def oip_ready(service: TheService) -> OipReady:
 @health.get(
     "/v2/models/{name}", summary="A model, after the Open Inference Protocol", responses=_ERRORS | declared(404, 422)
 )
-def oip_model(name: str, service: TheService, _: Owner) -> OipModel:
+async def oip_model(name: str, service: TheService, _: Owner) -> OipModel:
     """Return versions, input and outputs; inference is `POST /v1/segment`."""
     _champion(service, name)
     return OipModel(
@@ -101,7 +101,7 @@ def oip_model(name: str, service: TheService, _: Owner) -> OipModel:
 
 
 @health.get("/v2/models/{name}/ready", summary="Whether a model can answer", responses=_ERRORS | declared(404, 422))
-def oip_model_ready(name: str, service: TheService, _: Owner) -> OipReady:
+async def oip_model_ready(name: str, service: TheService, _: Owner) -> OipReady:
     """Answer if the model is served."""
     return OipReady(ready=bool(_champion(service, name)))
 

@@ -53,7 +53,7 @@ class Segmentation(BaseModel):
                 "colour": [128, 64, 128],
                 "share": 0.5,
                 "confidence": 0.93,
-                "rle": {"size": [2, 4], "counts": "11111111"},
+                "rle": {"size": [2, 4], "counts": "044"},
             }
         ],
     )

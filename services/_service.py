@@ -95,20 +95,20 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
 
+TheService = Annotated[Service, Depends(_service)]
 _Bearer = Annotated[object, Depends(HTTPBearer(auto_error=False, description="Not needed on loopback without tokens"))]
 
 
-def _owner(request: Request, _: _Bearer) -> str:
+async def _owner(request: Request, service: TheService, _: _Bearer) -> str:
     # FastAPI's part is the description; what it finds in a header is not looked at.
-    return _service(request).access.owner(request)
+    return service.access.owner(request)
 
 
-TheService = Annotated[Service, Depends(_service)]
 Owner = Annotated[str, Depends(_owner)]
 """Who asks; naming it makes a route ask for a token."""
 

@@ -8,6 +8,7 @@ from fcn_core.registry.store import MODELS, Registry
 from services._service import Service
 from tests.registry.made import NAME, Made, made_champion, make
 from tests.services.serving import client_of, serving
+from tests.test_storage import _as_a_store_does, bucket  # noqa: F401 -- fixtures.
 
 
 @pytest.fixture(scope="session")

@@ -75,7 +75,12 @@ def test_work_is_given_up_between_tiles(lab: Path) -> None:
     service = serving(lab, deadline_s=0.3, tile=32)
     calls = []
     network = service.models.champion.predictor.network
-    network.register_forward_hook(lambda *_: (calls.append(1), time.sleep(0.1))[1])
+
+    def count(*_: object) -> None:
+        calls.append(1)
+        time.sleep(0.1)
+
+    network.register_forward_hook(count)
     with client_of(service) as client:
         problem(client.post("/v1/segment", content=encoded(scene(320, 320))), 504)
         time.sleep(0.5)
@@ -129,7 +134,9 @@ def ask(service: Service, messages: Sequence[Message], pause_s: float) -> list[M
         async def receive() -> Message:
             if len(left) == 1:
                 await asyncio.sleep(pause_s)
-            return left.pop(0) if left else await asyncio.Event().wait() or {}
+            if not left:
+                await asyncio.Event().wait()
+            return left.pop(0)
 
         async def send(message: Message) -> None:
             sent.append(message)

@@ -18,6 +18,11 @@ from tests.registry.made import NAME, Made, made_champion
 from tests.services.serving import client_of, encoded, scene, serving
 
 
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FCN_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def registry(tmp_path: Path, made: Made) -> Registry:
     registry = Registry(str(tmp_path / MODELS))
@@ -165,10 +170,25 @@ def test_a_storage_that_is_away_for_a_while_changes_nothing(registry: Registry, 
     assert served.champion.version.label == "streets/2"
 
 
+def test_a_bucket_serves_as_a_folder_does(bucket: str, tmp_path: Path, made: Made, other: Made) -> None:
+    registry = Registry(f"{bucket}/{tmp_path.name}/{MODELS}")
+    made_champion(registry, made.candidate())
+    served = models(registry)
+    version = crown_another(registry, other)
+    served.refresh()
+    assert [served.champion.version.label, served.champion.version.weights] == ["streets/2", version.weights]
+    broken = registry.pack(NAME, made.candidate())
+    registry.crown(broken, registry.champion(NAME), "a test")
+    storage.write_bytes(storage.join(broken.url, WEIGHTS), b"other")
+    shutil.rmtree(tmp_path / "cache")
+    served.refresh()
+    assert served.champion.version.label == "streets/2"
+
+
 def test_without_a_good_champion_nothing_starts(registry: Registry) -> None:
     with (Path(registry.place(NAME, 1)) / WEIGHTS).open("ab") as file:
         file.write(b"more")
-    with pytest.raises(FileNotFoundError, match="has no champion to serve: streets/1: .* has not the SHA-256"):
+    with pytest.raises(FileNotFoundError, match=r"has no champion to serve: streets/1: .* has not the SHA-256"):
         models(registry)
 
 

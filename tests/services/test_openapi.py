@@ -25,6 +25,14 @@ def test_every_reference_leads_somewhere(description: dict[str, Any]) -> None:
     assert names <= set(description["components"]["schemas"])
 
 
+def test_every_route_and_format_is_in_the_guide(description: dict[str, Any]) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    for path, methods in description["paths"].items():
+        assert f"{path.replace('{name}', 'NAME')}`" in guide
+        for media_type in methods.get("post", {}).get("responses", {}).get("200", {}).get("content", {}):
+            assert f"| `{media_type}`" in guide
+
+
 def test_every_error_is_a_problem(description: dict[str, Any]) -> None:
     for path, methods in description["paths"].items():
         for operation in methods.values():
@@ -51,7 +59,8 @@ def test_examples_fit_their_schemas(description: dict[str, Any]) -> None:
     with_example = [name for name, schema in schemas.items() if "example" in schema]
     assert {"ProblemDetails", "Segmentation"} <= set(with_example)
     for name in with_example:
-        jsonschema.validate(schemas[name]["example"], {"$ref": f"#/components/schemas/{name}"} | description)
+        schema = {"$ref": f"#/components/schemas/{name}"} | description
+        jsonschema.validate(schemas[name]["example"], schema)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize(
