@@ -96,6 +96,11 @@ class Access:
         self._rate, self._clock = rate_per_s, clock
         self._levels: dict[str, tuple[float, float]] = {}
 
+    @property
+    def wants_tokens(self) -> bool:
+        """Whether one has to have a token."""
+        return self._url is not None
+
     def refresh(self) -> None:
         """Read the tokens again. If that fails, those from before stay; their expiry counts on."""
         if self._url is None:

@@ -42,7 +42,7 @@ def create_app(service: Service, *, echo_request_id: bool = True) -> FastAPI:
         app.include_router(router)
     handle_problems(app)
     app.add_middleware(_Envelope, service=service, echo=echo_request_id)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign] # FastAPI's way to change it.
+    app.openapi = lambda: _openapi(app, wants_tokens=service.access.wants_tokens)  # type: ignore[method-assign] # FastAPI's way to change it.
     return app
 
 
@@ -79,7 +79,7 @@ class _Envelope:
             self._service.metrics.answered(scope["method"], route, status, perf_counter() - start)
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
+def _openapi(app: FastAPI, *, wants_tokens: bool) -> dict[str, Any]:
     """Describe the routes, with what FastAPI cannot see in them."""
     if app.openapi_schema is None:
         found: dict[str, Any] = get_openapi(
@@ -93,5 +93,9 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         unseen = [(model, "serialization") for model in (ProblemDetails, Segmentation, Segmentations)]
         _, schemas = models_json_schema(unseen, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
         found["components"]["schemas"] |= schemas["$defs"]
+        if not wants_tokens:
+            for operation in (one for methods in found["paths"].values() for one in methods.values()):
+                # An empty alternative: no token will do too.
+                operation.get("security", []).append({})
         app.openapi_schema = found
     return app.openapi_schema

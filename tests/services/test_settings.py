@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs._cli import parse
 from services._settings import Serving, read_settings
+from services.segmentation import build
 
 
 def test_nothing_needs_to_be_set() -> None:
@@ -49,3 +51,22 @@ def test_every_setting_is_in_the_guide() -> None:
         assert field.description
         variable = "FCN_STORAGE" if name == "storage" else f"FCN_SERVE_{name.upper()}"
         assert f"`{variable}`" in guide, variable
+
+
+def test_the_deployment_asks_for_what_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    application = build({"device": "cuda", "tokens": "tokens.json"})
+    deployment = application._bound_deployment
+    (settings,) = deployment.init_args
+    assert deployment.name == "Segmentation"
+    assert deployment.ray_actor_options == {"num_cpus": 1, "num_gpus": 1}
+    assert deployment.max_ongoing_requests == deployment.max_queued_requests == 1000
+    assert (settings.storage, settings.tokens) == (str(tmp_path / "results"), str(tmp_path / "tokens.json"))
+    assert build({"device": "cpu"})._bound_deployment.ray_actor_options["num_gpus"] == 0
+    with pytest.raises(ValueError, match="modle"):
+        build({"modle": "streets"})
+
+
+def test_jobs_leave_the_settings_of_services_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FCN_SERVE_MODEL", "streets")
+    assert parse(["streets"], 8).run.model.stride == 8
