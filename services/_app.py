@@ -1,5 +1,6 @@
 """The ASGI application: routes, errors, and what every response carries."""
 
+import asyncio
 import re
 import uuid
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services import _about, _segment
-from services._problems import SECURITY_HEADERS, ProblemDetails, handle_problems
+from services._problems import GONE, SECURITY_HEADERS, ProblemDetails, handle_problems
 from services._schemas import Segmentation, Segmentations
 from services._service import Service
 
@@ -74,6 +75,11 @@ class _Envelope:
 
         try:
             await self._app(scope, receive, send_in_envelope)
+        except asyncio.CancelledError:
+            # Serve's way to say that the client is gone.
+            status = GONE
+            self._service.metrics.rejected("disconnected")
+            raise
         finally:
             route = getattr(scope.get("route"), "path", "none")
             self._service.metrics.answered(scope["method"], route, status, perf_counter() - start)

@@ -124,26 +124,25 @@ def test_a_form_with_two_images_is_none_for_one(client: TestClient) -> None:
     assert problem(client.post("/v1/segment", files=files), 413) == "there are more than 1 images"
 
 
-def ask(service: Service, messages: Sequence[Message], pause_s: float) -> list[Message]:
+def ask(service: Service, messages: Sequence[Message], pause_s: float, patience_s: float = 30) -> list[Message]:
     """Send messages to the application, with a pause before the last, and return what it sends."""
     sent: list[Message] = []
+    left = list(messages)
+
+    async def receive() -> Message:
+        if len(left) == 1:
+            await asyncio.sleep(pause_s)
+        if not left:
+            await asyncio.Event().wait()
+        return left.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
 
     async def run() -> None:
-        left = list(messages)
-
-        async def receive() -> Message:
-            if len(left) == 1:
-                await asyncio.sleep(pause_s)
-            if not left:
-                await asyncio.Event().wait()
-            return left.pop(0)
-
-        async def send(message: Message) -> None:
-            sent.append(message)
-
         headers = [(b"host", b"localhost")]
         scope = {"type": "http", "method": "POST", "path": "/v1/segment", "headers": headers, "query_string": b""}
-        await create_app(service)(scope, receive, send)
+        await asyncio.wait_for(create_app(service)(scope, receive, send), patience_s)
 
     asyncio.run(run())
     return sent
@@ -167,6 +166,17 @@ def test_what_nobody_waits_for_is_not_done(lab: Path) -> None:
     assert start["status"] == 499
     assert b'fcn_rejected_total{reason="disconnected"} 1.0' in service.metrics.page([])
     assert b"fcn_waiting_images 0.0" in service.metrics.page([])
+
+
+def test_a_request_that_is_cancelled_from_outside_is_not_done(lab: Path) -> None:
+    service = serving(lab)
+    whole: Message = {"type": "http.request", "body": IMAGE, "more_body": False}
+    with held_up(service), pytest.raises(TimeoutError):
+        ask(service, [whole], pause_s=0, patience_s=0.3)
+    page = service.metrics.page([])
+    assert b'fcn_rejected_total{reason="disconnected"} 1.0' in page
+    assert b'fcn_requests_total{method="POST",route="/v1/segment",status="499"} 1.0' in page
+    assert b"fcn_waiting_images 0.0" in page
 
 
 def test_a_client_that_leaves_in_the_middle_of_an_upload_is_no_failure(lab: Path) -> None:
