@@ -5,6 +5,7 @@ import re
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version as version_of
 from time import perf_counter
 from typing import Any
@@ -43,7 +44,8 @@ def create_app(service: Service, *, echo_request_id: bool = True) -> FastAPI:
         app.include_router(router)
     handle_problems(app)
     app.add_middleware(_Envelope, service=service, echo=echo_request_id)
-    app.openapi = lambda: _openapi(app, wants_tokens=service.access.wants_tokens)  # type: ignore[method-assign] # FastAPI's way to change it.
+    describe = partial(_openapi, app, wants_tokens=service.access.wants_tokens)
+    app.openapi = describe  # type: ignore[method-assign] # FastAPI's way to change it.
     return app
 
 

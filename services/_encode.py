@@ -17,8 +17,8 @@ from services._schemas import ClassFound, ModelIdentity, RunLengths, Segmentatio
 
 OPACITY = 0.5
 """Of the colours in an overlay."""
-_FAST = 1
-"""Level of compression: 6 takes four times as long for a tenth less."""
+MASK_LEVEL, OVERLAY_LEVEL = 6, 1
+"""Of compression. 6 makes a mask a third smaller than 1 in the same time, an overlay a tenth in 1.4 times the time."""
 
 
 def encode(served: Served, image: Pixels, answer: Answer, wanted: str) -> bytes:
@@ -98,19 +98,19 @@ def _npz(arrays: dict[str, NDArray[np.generic]]) -> bytes:
 def _palette_png(labels: NDArray[np.uint8], classes: Classes) -> bytes:
     image = Image.fromarray(labels)
     image.putpalette(_palette(classes).tobytes())
-    return _png(image)
+    return _png(image, MASK_LEVEL)
 
 
 def _overlay_png(image: Pixels, labels: NDArray[np.uint8], classes: Classes) -> bytes:
     colours = Image.fromarray(_palette(classes)[labels])
-    return _png(Image.blend(Image.fromarray(image), colours, OPACITY))
+    return _png(Image.blend(Image.fromarray(image), colours, OPACITY), OVERLAY_LEVEL)
 
 
 def _palette(classes: Classes) -> NDArray[np.uint8]:
     return np.array(classes.colours, np.uint8)
 
 
-def _png(image: Image.Image) -> bytes:
+def _png(image: Image.Image, level: int) -> bytes:
     file = io.BytesIO()
-    image.save(file, "PNG", compress_level=_FAST)
+    image.save(file, "PNG", compress_level=level)
     return file.getvalue()

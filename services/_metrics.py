@@ -57,13 +57,13 @@ class Metrics:
 
     @contextmanager
     def stage(self, name: str, times: dict[str, float]) -> Iterator[None]:
-        """Measure a stage of one request, and add its seconds to `times`."""
+        """Measure a stage of one image or request, and write its seconds into `times`."""
         start = perf_counter()
         try:
             yield
         finally:
             seconds = perf_counter() - start
-            times[name] = times.get(name, 0) + seconds
+            times[name] = seconds
             self._stages.labels(name).observe(seconds)
 
     def watch_waiting(self, number: Callable[[], int]) -> None:

@@ -100,10 +100,10 @@ class Stages:
         Raises:
             Problem: it is no image that can be used.
         """
-        dropped = threading.Event()
+        dropped, own = threading.Event(), Times()
         try:
-            image = await self._run(self._decoding, "decode", times, decode, file, self._settings, name)
-            answer = await self._run(self._inference, "inference", times, compute, served, image, wanted, dropped)
+            image = await self._run(self._decoding, "decode", own, decode, file, self._settings, name)
+            answer = await self._run(self._inference, "inference", own, compute, served, image, wanted, dropped)
         except torch.OutOfMemoryError as error:
             raise Problem.try_again(503, f"there is no memory for {name} at present", 1) from error
         except torch.AcceleratorError as error:
@@ -111,7 +111,9 @@ class Stages:
             raise
         finally:
             dropped.set()
-        self._mean_s += 0.1 * (times["inference"] - self._mean_s)
+        self._mean_s += 0.1 * (own["inference"] - self._mean_s)
+        for stage, seconds in own.items():
+            times[stage] = times.get(stage, 0) + seconds
         self._metrics.found(served, answer.labels)
         return Segmented(image, answer)
 

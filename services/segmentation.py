@@ -26,14 +26,13 @@ class Segmentation:
     """A replica: an ASGI application around a `Service`.
 
     Raises:
-        ValueError: it could be reached from other machines without tokens.
+        ValueError: it could be reached from other machines without tokens, or there is no GPU.
         ValueError, OSError, RefusedError: as `Service`.
     """
 
     def __init__(self, settings: Serving) -> None:
         check_exposure(_host(), settings.tokens)
-        device = "cuda" if torch.cuda.is_available() and settings.device != "cpu" else "cpu"
-        self._service = Service(settings, device)
+        self._service = Service(settings, _device(settings))
 
     def check_health(self) -> None:
         """Ask Serve for another replica if the device of this one failed."""
@@ -72,6 +71,12 @@ def _wants_gpu(settings: Serving) -> bool:
         return settings.device == "cuda"
     # `serve run` starts Ray after it has built the application, on this machine; `serve deploy` builds on the cluster.
     return bool(ray.cluster_resources().get("GPU") if ray.is_initialized() else torch.cuda.is_available())
+
+
+def _device(settings: Serving) -> str:
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but this replica sees no GPU: give nodes GPUs, or set device to auto or cpu")
+    return "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _host() -> str:

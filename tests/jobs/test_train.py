@@ -274,3 +274,4 @@ def test_what_the_user_can_mend_gets_one_line_at_once(
     assert message in printed.splitlines()[-1]
     assert printed.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in printed
+

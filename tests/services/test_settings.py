@@ -4,7 +4,7 @@ import pytest
 
 from jobs._cli import parse
 from services._settings import Serving, read_settings
-from services.segmentation import build
+from services.segmentation import _device, build
 
 
 def test_nothing_needs_to_be_set() -> None:
@@ -65,6 +65,15 @@ def test_the_deployment_asks_for_what_the_settings_say(tmp_path: Path, monkeypat
     assert build({"device": "cpu"})._bound_deployment.ray_actor_options["num_gpus"] == 0
     with pytest.raises(ValueError, match="modle"):
         build({"modle": "streets"})
+
+
+def test_a_gpu_that_is_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, found in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
+        assert _device(Serving(device="auto")) == found
+        assert _device(Serving(device="cpu")) == "cpu"
+    with pytest.raises(ValueError, match="this replica sees no GPU"):
+        _device(Serving(device="cuda"))
 
 
 def test_jobs_leave_the_settings_of_services_alone(monkeypatch: pytest.MonkeyPatch) -> None:
