@@ -1,4 +1,5 @@
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from starlette.testclient import TestClient
 
 from fcn_core import storage
-from fcn_core.checkpoint import WEIGHTS
+from fcn_core.checkpoint import CARD, WEIGHTS
 from fcn_core.registry.gate import rollback
 from fcn_core.registry.store import MODELS, Entry, Registry
 from fcn_core.registry.version import EXAMPLE_MASK, Version
@@ -124,12 +125,18 @@ def another_mask(registry: Registry, other: Made) -> None:
     changed(registry, version, EXAMPLE_MASK, encoded(mask))
 
 
+def another_network(registry: Registry, other: Made) -> None:
+    version = registry.pack(NAME, other.candidate())
+    card = version.card.model_copy(update={"model": version.card.model.model_copy(update={"width": 0.1})})
+    changed(registry, version, CARD, card.model_dump_json().encode())
+
+
 def never_published(registry: Registry, other: Made) -> None:
     assert other
     crown_as_it_is(registry, 7, "0" * 64)
 
 
-BROKEN = [damaged_weights, missing_file, other_weights_sealed_anew, another_mask, never_published]
+BROKEN = [damaged_weights, missing_file, other_weights_sealed_anew, another_mask, another_network, never_published]
 
 
 @pytest.mark.parametrize("breaking", BROKEN, ids=lambda breaking: breaking.__name__)
@@ -225,6 +232,27 @@ def test_a_running_service_takes_up_a_champion_between_two_answers(registry: Reg
         assert answered_by(client) == "1"
         crown_another(registry, other)
         for _ in range(600):
+            if answered_by(client) == "2":
+                break
+        assert answered_by(client) == "2"
+
+
+def test_a_log_that_cannot_be_read_stops_nothing(
+    registry: Registry, other: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = serving(Path(registry.url).parent, refresh_s=0.02)
+    entry = Path(registry.url) / NAME / "champions" / "00000002.json"
+    entry.write_text("{")
+    with client_of(service) as client:
+        for _ in range(500):
+            if "cannot look for a new champion" in caplog.text:
+                break
+            time.sleep(0.01)
+        assert "cannot look for a new champion" in caplog.text
+        assert answered_by(client) == "1"
+        entry.unlink()
+        crown_another(registry, other)
+        for _ in range(500):
             if answered_by(client) == "2":
                 break
         assert answered_by(client) == "2"
