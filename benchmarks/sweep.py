@@ -1,10 +1,11 @@
-"""What a sweep costs beside the training that it is for: its wall time over (training times / trials at once).
+"""What a sweep costs beside its trials, and trials beside training: wall time over (times of all / trials at once).
 
     python benchmarks/sweep.py                                      # six trials of the built-in scenes
     python benchmarks/sweep.py --trials 2 --epochs 1 --scenes 24    # the smallest
 
-1 would be trials that train all the time, side by side. Start-up (audit, Ray) is told apart, and so is the report with
-the evaluation of the best trial. Of each run: when it began, how long it took, and how much of that was training.
+1 would be trials side by side without a gap, and without anything but training. Start-up (audit, Ray) is told apart,
+and so is the report with the evaluation of the best trial. Of each run: when it began, how long it took, and how much
+of that was training.
 """
 
 import argparse
@@ -87,8 +88,9 @@ def tables(runs: Sequence[Span], wall: float) -> tuple[Table, Table]:
     whole.add_row("trials, s", f"{last - first:.1f}")
     whole.add_row("report, s", f"{wall - last:.1f}")
     whole.add_row("trials at once", f"{slots} on {os.cpu_count()} CPUs")
-    whole.add_row("training of all, s", f"{training:.1f}")
-    whole.add_row("trials / (training / at once)", f"{(last - first) * slots / training:.2f}")
+    times = sum(run.ended - run.began for run in runs)
+    whole.add_row("trials / (time of each / at once)", f"{(last - first) * slots / times:.2f}")
+    whole.add_row("trials / (training of each / at once)", f"{(last - first) * slots / training:.2f}")
     return each, whole
 
 

@@ -173,8 +173,8 @@ def read(url: str) -> tuple[Restored, Card]:
         TornError: it is not whole.
     """
     folder = storage.fetch(url)
-    card = Card.model_validate_json((folder / CARD).read_text())
     state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    card = Card.model_validate_json((folder / CARD).read_text())
     return Restored(card.step, load_file(folder / WEIGHTS), state), card
 
 

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, NoReturn, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, NoReturn, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -46,6 +46,7 @@ class Resources(Value):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto: a GPU for each worker where the cluster has them"
     )
+    gpu_share: float = Field(1.0, gt=0, le=1, description="of a GPU for each worker, where there are GPUs")
     cpus_per_worker: int = Field(1, ge=1, description="CPUs, and torch threads, of each worker")
     wait_for_nodes_s: int = Field(
         600, ge=1, description="longest that a joined cluster that is too small may take to grow"
@@ -65,6 +66,14 @@ class Launch(Resources):
     )
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept, beside the best")
     save_every: int | None = Field(None, ge=1, description="save within epochs too, after so many steps")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.gpu_share < 1 and self.workers > 1:
+            raise ValueError(
+                "workers of one run cannot share a GPU, since NCCL puts one on each: with gpu_share, set workers to 1"
+            )
+        return self
 
 
 class Job(NamedTuple):

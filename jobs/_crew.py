@@ -13,7 +13,6 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 
 from fcn_core import storage
 from fcn_core.compute import make_deterministic
@@ -24,12 +23,6 @@ from jobs._ray import KEEP_MEMORY, causes, cluster, environment_variables, resou
 
 ATTEMPTS = 3
 Arrays = dict[str, NDArray[Any]]
-
-
-class SharedResources(Resources):
-    """Where tasks are carried out. Nothing here changes their numbers."""
-
-    gpu_share: float = Field(1.0, gt=0, le=1, description="of a GPU for each worker, where there are GPUs")
 
 
 class Shared(Protocol):
@@ -107,28 +100,21 @@ class Crew:
             yield task, part
         if done:
             self._console.say(f"{what}: {done} of {len(tasks)} are there from before")
-        for task in self._made(missing):
+        for task, part in self._made(missing):
             done += 1
             self._console.count(what, done, len(tasks))
-            yield task, self._there(task)
+            yield task, part
         self._console.done()
 
-    def _made(self, tasks: Sequence[Task]) -> Iterator[Task]:
+    def _made(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Arrays]]:
         for task in tasks:
-            self.parts.write(task.key, task.function(self._shared, *task.arguments))
-            yield task
-
-    def _there(self, task: Task) -> Arrays:
-        part = self.parts.read(task.key)
-        if part is None:
-            raise OSError(f"what a worker wrote is not in {self.parts.url}: give a --storage that all nodes reach")
-        return part
+            yield task, _make(self._shared, task, self.parts)
 
 
 class RayCrew(Crew):
     """Carries tasks out on a Ray cluster, as many at once as there are workers."""
 
-    def __init__(self, parts: Parts, shared: Shared, console: Console, resources: SharedResources) -> None:
+    def __init__(self, parts: Parts, shared: Shared, console: Console, resources: Resources) -> None:
         super().__init__(parts, shared, console)
         self._resources = resources
         self._stack = ExitStack()
@@ -140,7 +126,7 @@ class RayCrew(Crew):
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def _made(self, tasks: Sequence[Task]) -> Iterator[Task]:
+    def _made(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Arrays]]:
         if not tasks:
             return
         import ray
@@ -154,15 +140,16 @@ class RayCrew(Crew):
                     task = waiting.popleft()
                     running[start(task)] = task
                 (ready, *_), _ = ray.wait(list(running))
-                ray.get(ready)
-                yield running.pop(ready)
+                part = ray.get(ready)
+                # What Ray hands out cannot be written to, of which torch would warn.
+                yield running.pop(ready), {name: np.array(values) for name, values in part.items()}
 
     def _started(self) -> Callable[[Task], Any]:
         self._stack.enter_context(cluster(self._resources))
         import ray
 
-        asked = resources_per_worker(self._resources, self._console.say, self._resources.gpu_share)
-        task = ray.remote(_make).options(
+        asked = resources_per_worker(self._resources, self._console.say)
+        task = ray.remote(_work).options(
             num_cpus=asked["CPU"],
             num_gpus=asked.get("GPU", 0),
             max_retries=ATTEMPTS,
@@ -173,23 +160,30 @@ class RayCrew(Crew):
         return lambda one: task.remote(shared, one, self.parts, self._resources.cpus_per_worker)
 
 
-Start = Callable[[Parts, Shared, Console, SharedResources], Any]
+Start = Callable[[Parts, Shared, Console, Resources], Any]
 """How a crew is started: `crew`, or without Ray in tests."""
 
 
 @contextmanager
-def crew(parts: Parts, shared: Shared, console: Console, resources: SharedResources) -> Iterator[Crew]:
+def crew(parts: Parts, shared: Shared, console: Console, resources: Resources) -> Iterator[Crew]:
     """Give a crew that starts or joins a Ray cluster once there is something to do, and leaves it with the block."""
     with RayCrew(parts, shared, console, resources) as found:
         yield found
 
 
-def _make(shared: Sequence[Any], task: Task, parts: Parts, threads: int) -> None:
-    """Carry out a task in a worker; done twice, after the loss of a worker, it writes the same."""
+def _make(shared: Shared, task: Task, parts: Parts) -> Arrays:
+    """Carry out a task; done twice, after the loss of a worker, it writes the same."""
+    part = task.function(shared, *task.arguments)
+    parts.write(task.key, part)
+    return part
+
+
+def _work(shared: Sequence[Any], task: Task, parts: Parts, threads: int) -> Arrays:
+    """Carry out a task in a worker."""
     # Sums in a convolution may depend on the number of threads: every worker has the same, however many there are.
     torch.set_num_threads(threads)
     make_deterministic(Compute(precision="fp32"), seed=0)
-    parts.write(task.key, task.function(_fetched(shared[0]), *task.arguments))
+    return _make(_fetched(shared[0]), task, parts)
 
 
 @lru_cache(maxsize=1)

@@ -23,7 +23,7 @@ from fcn_core.receptive_field.units import Found, Look, UnitField
 from fcn_core.settings import Value
 from jobs._crew import Arrays, key_of
 from jobs._evaluations import file_name
-from jobs._field_tasks import Lens
+from jobs._field_tasks import INCREMENTAL, Lens
 
 NUMBERS, PAGE = "numbers.json", "index.html"
 FILLS = {"random": "random pixels", "mean": "the mean colour", "grey": "grey", "blur": "a blurred image"}
@@ -82,11 +82,12 @@ class Results:
     def __init__(self, lens: Lens, question: Question, top: Top, folder: Path) -> None:
         self.lens, self.question, self.top, self.folder = lens, question, top, folder
         self.lines: list[str] = []
-        """What to tell people."""
+        """What to tell people beside the numbers."""
         self._seen: dict[tuple[int, int], _Seen] = {}
         self._images: dict[int, Pixels] = {}
         self._ways: set[str] = set()
-        self._units: list[dict[str, Any]] = []
+        self.units: list[dict[str, Any]] = []
+        """Numbers of those that are written."""
         self._entries: list[Entry] = []
         self._minimal: list[dict[str, Any]] = []
 
@@ -108,10 +109,7 @@ class Results:
         effective = self._effective(looks, seen)
         name = f"{file_name(self.question.layer)}-{unit}"
         self._write_arrays(self.folder / f"{name}.npz", field, seen, effective)
-        facts = self._facts(field, effective)
-        self._units.append(facts)
-        if len(self.lines) < _LINES:
-            self.lines.append(self._line(facts))
+        self.units.append(self._facts(field, effective))
         self._draw(name, field, effective)
 
     def write_minimal(self, parts: Mapping[int, Arrays], settings: Minimal) -> None:
@@ -137,14 +135,13 @@ class Results:
 
     def finish(self) -> None:
         """Write the numbers, and the page of several units."""
-        numbers = {"question": self.question.model_dump(mode="json"), "way": sorted(self._ways), "units": self._units}
+        self.lines += [f"computed {way}" for way in sorted(self._ways - {INCREMENTAL})]
+        numbers = {"question": self.question.model_dump(mode="json"), "way": sorted(self._ways), "units": self.units}
         numbers |= {"minimal": self._minimal} if self._minimal else {}
         (self.folder / NUMBERS).write_text(json.dumps(numbers, indent=1) + "\n")
         if len(self._entries) > 1:
             title = f"{self.question.model}, {self.question.layer}: {len(self._entries)} units"
             (self.folder / PAGE).write_text(gallery(self._entries, title, self._rule()), encoding="utf-8")
-        if len(self._units) > _LINES:
-            self.lines.append(f"and {len(self._units) - _LINES} more units")
 
     def _image(self, index: int) -> Pixels:
         if index not in self._images:
@@ -184,15 +181,6 @@ class Results:
             ],
         }
 
-    def _line(self, facts: Mapping[str, Any]) -> str:
-        if facts["images"][0]["activation"] <= 0:
-            return f"unit {facts['unit']} is active in none of the images"
-        found = facts["empirical"]
-        theory, effective = facts["theoretical_px"], facts["effective_side_px"]
-        said = f"in theory {theory[0]} x {theory[1]} px, " if theory else "in theory everything, "
-        said += f"by gradient {effective:.0f} px, " if effective is not None else ""
-        return f"unit {facts['unit']}: {said}by occlusion {found['side_px']:.0f} px"
-
     def _write_arrays(self, path: Path, field: UnitField, seen: Sequence[_Seen], effective: Empirical | None) -> None:
         arrays: dict[str, Any] = {
             "names": np.array([look.name for look in field.looks]),
@@ -221,9 +209,9 @@ class Results:
             fields.append(self._mean(f"by gradient: {side:.0f} px of side", field.looks[0], effective, none))
         many = len(self.question.units) > 1
         title = f"{self.question.model}, {self.question.layer}, unit {field.unit}"
-        unit_sheet(shown, fields, self.folder / f"{name}.png", title, self._rule(), unit=1.5 if many else 2)
+        unit_sheet(shown, fields, self.folder / f"{name}.png", title, self._rule(), unit=1 if many else 2)
         if many:
-            rows, columns = visible(fields[0].counts)
+            rows, columns = visible(fields[0])
             mean = signed_colours(fields[0].values, fields[0].counts)[rows, columns]
             strongest = field.looks[0].activation
             self._entries.append(Entry(field.unit, strongest, field.extent.size, strip(shown, mean), f"{name}.png"))
@@ -251,6 +239,21 @@ class Results:
             "theoretical field; cross: where the unit looks. Rows: image with the theoretical field; its map, each on "
             "its own scale; what the outline covers."
         )
+
+
+def told(units: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say what came out, from the numbers of units."""
+    more = [f"and {len(units) - _LINES} more units"] if len(units) > _LINES else []
+    return [*map(_line, units[:_LINES]), *more]
+
+
+def _line(facts: Mapping[str, Any]) -> str:
+    if facts["images"][0]["activation"] <= 0:
+        return f"unit {facts['unit']} is active in none of the images"
+    theory, effective = facts["theoretical_px"], facts["effective_side_px"]
+    said = f"in theory {theory[0]} x {theory[1]} px, " if theory else "in theory everything, "
+    said += f"by gradient {effective:.0f} px, " if effective is not None else ""
+    return f"unit {facts['unit']}: {said}by occlusion {facts['empirical']['side_px']:.0f} px"
 
 
 def _rule(lens: Lens) -> str:

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, inference_mode
+from torch import OutOfMemoryError, Tensor, inference_mode
 
 from fcn_core.data.decode import SampleError
 from fcn_core.data.pictures import Pictures
@@ -27,6 +27,8 @@ from fcn_core.receptive_field.occlusion import Discrepancy, Maps, Occlusion, Sit
 from fcn_core.receptive_field.subject import Subject
 from fcn_core.receptive_field.units import Geometry
 from jobs._crew import Arrays
+
+INCREMENTAL = "only what an occluder can change, exactly"
 
 
 class How(NamedTuple):
@@ -74,6 +76,8 @@ class Lens:
     def _naming(self, index: int, image: Tensor) -> Iterator[None]:
         try:
             yield
+        except OutOfMemoryError:
+            raise
         except (RuntimeError, AssertionError, ValueError) as error:
             size, reason = " x ".join(map(str, image.shape[-2:])), str(error).strip().splitlines()[0]
             raise ValueError(f"{self.pictures.names[index]}, {size} pixels: {reason}") from error
@@ -104,7 +108,7 @@ def occlude(lens: Lens, index: int, sites: Sequence[Site], how: How) -> Arrays:
 
     Returns:
         falls (S, rows, columns) float32; extents (2,) of the layer's map; way, a sentence on how it was computed; and
-        gradients (S, H, W) float32 if they are wanted.
+        gradients (S, H, W) float32 if they are wanted and the network can be followed.
     """
     image, (_, *extents) = lens.tensor(index), lens.map(index).shape
     found, way = _discrepancies(lens, image, sites, how)
@@ -113,8 +117,9 @@ def occlude(lens: Lens, index: int, sites: Sequence[Site], how: How) -> Arrays:
         "extents": np.array(extents),
         "way": np.array(way),
     }
-    if how.effective:
-        graph = trace(lens.subject.network, lens.layer, size=(image.shape[-2], image.shape[-1]))
+    size = (image.shape[-2], image.shape[-1])
+    if how.effective and lens.geometry.field(size) is not None:
+        graph = trace(lens.subject.network, lens.layer, size=size)
         fields = [effective_field(graph, image, (site.row, site.column), site.unit) for site in sites]
         arrays["gradients"] = np.stack(fields).astype(np.float32)
     return arrays
@@ -142,16 +147,16 @@ def remove(lens: Lens, index: int, settings: Minimal, label: int | None) -> Arra
 def _discrepancies(lens: Lens, image: Tensor, sites: Sequence[Site], how: How) -> tuple[list[Discrepancy], str]:
     network = lens.subject.network
     if how.plain:
-        return discrepancies(Maps(network, lens.layer), image, sites, how.occlusion), "the plain way, as asked"
+        return discrepancies(Maps(network, lens.layer), image, sites, how.occlusion), "the plain way, as asked for"
     occluder, reason = _occluder(lens, (image.shape[-2], image.shape[-1]))
     if occluder is None:
         return discrepancies(Maps(network, lens.layer), image, sites, how.occlusion), f"the plain way: {reason}"
-    return occluder.discrepancies(image, sites, how.occlusion), "exact incremental occlusion"
+    return occluder.discrepancies(image, sites, how.occlusion), INCREMENTAL
 
 
-@cache
+@lru_cache(maxsize=2)
 def _occluder(lens: Lens, size: tuple[int, int]) -> tuple[Incremental | None, str]:
-    """Return what computes again only what changes, for images of a size; or why it cannot."""
+    """Return what computes again only what changes, for images of a size; or why it cannot. It copies the weights."""
     try:
         return Incremental(lens.subject.network, lens.layer, size), ""
     except ValueError as error:

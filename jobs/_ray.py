@@ -92,7 +92,7 @@ def environment_variables() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith((*PASSED_ON, *RAY_SETTINGS))}
 
 
-def resources_per_worker(resources: Resources, say: Callable[[str], None], gpu_share: float = 1) -> dict[str, float]:
+def resources_per_worker(resources: Resources, say: Callable[[str], None]) -> dict[str, float]:
     """Return what each worker asks of Ray, a GPU or a share of one among it if the settings or the cluster are so.
 
     A joined cluster that is too small is given time to grow.
@@ -103,9 +103,9 @@ def resources_per_worker(resources: Resources, say: Callable[[str], None], gpu_s
     import ray
 
     there = ray.cluster_resources()
-    enough = there.get("GPU", 0) >= resources.workers * gpu_share
+    enough = there.get("GPU", 0) >= resources.workers * resources.gpu_share
     gpu = resources.device == "cuda" or (resources.device == "auto" and enough)
-    asked: dict[str, float] = {"CPU": resources.cpus_per_worker} | ({"GPU": gpu_share} if gpu else {})
+    asked: dict[str, float] = {"CPU": resources.cpus_per_worker} | ({"GPU": resources.gpu_share} if gpu else {})
     if room_for(asked) >= resources.workers:
         return asked
     each = " and ".join(f"{amount:g} {name}" for name, amount in asked.items())

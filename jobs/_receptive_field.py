@@ -1,5 +1,6 @@
 """Receptive fields of units, in theory and as the images show them, over workers."""
 
+import json
 import re
 import sys
 from collections import defaultdict
@@ -14,10 +15,10 @@ from fcn_core.receptive_field.activations import Top, find_layer
 from fcn_core.receptive_field.minimal import Minimal
 from fcn_core.receptive_field.occlusion import Occlusion, Site
 from fcn_core.receptive_field.subject import View
-from jobs._cli import FROM_OUTSIDE, Settings, exit_codes, read
+from jobs._cli import FROM_OUTSIDE, Resources, Settings, exit_codes, read
 from jobs._console import Console
-from jobs._crew import Arrays, Crew, Parts, SharedResources, Start, Task, crew, key_of
-from jobs._field_results import Question, Results
+from jobs._crew import Arrays, Crew, Parts, Start, Task, crew, key_of
+from jobs._field_results import NUMBERS, Question, Results, told
 from jobs._field_tasks import How, Lens, occlude, remove, strongest, top_of
 from jobs._field_theory import show_theory
 from jobs._subjects import Asked, Opened, open_subject
@@ -29,7 +30,7 @@ MOST_WITH_GRADIENTS = 16
 """Units; of more of them the effective field is left out."""
 
 
-class ReceptiveFieldCommand(SharedResources, Settings):
+class ReceptiveFieldCommand(Resources, Settings):
     """Show what units of a network see: the images that activate them most, and where in them occlusion changes them.
 
     The protocol is that of Zhou et al. (ICLR 2015). Kept in STORAGE/receptive_fields/ID: a picture of each unit, arrays
@@ -112,6 +113,9 @@ def look(opened: Opened, command: ReceptiveFieldCommand, console: Console, start
     url = storage.join(root, question.id)
     if _is_whole(url):
         console.say(f"looked at before: {url}")
+        numbers = json.loads(storage.read_bytes(storage.join(url, NUMBERS)))
+        for line in told(numbers["units"]):
+            console.say(line)
         return url
     console.say(f"looking at {len(question.units)} of the units of {lens.layer} with {len(pictures.names)} images")
     # Opened first: a storage that cannot be written to is found before the work is done.
@@ -128,7 +132,7 @@ def look(opened: Opened, command: ReceptiveFieldCommand, console: Console, start
         if question.removal:
             results.write_minimal(_removed(team, lens, question, top), question.removal)
         results.finish()
-    for line in results.lines:
+    for line in [*results.lines, *told(results.units)]:
         console.say(line)
     return url
 
@@ -201,19 +205,24 @@ def _strongest(team: Crew, lens: Lens, question: Question, console: Console) -> 
     versions = lens.pictures.versions
     step = max(1, min(MOST_IN_A_PART, len(versions) // MOST_IN_A_PART))
     decided = (*_decided(lens, question), question.most)
+    ranges = [(start, min(start + step, len(versions))) for start in range(0, len(versions), step)]
     tasks = [
-        Task(key_of("top", decided, versions[start : start + step]), strongest, (start, start + step, question.most))
-        for start in range(0, len(versions), step)
+        Task(key_of("top", decided, versions[start:stop]), strongest, (start, stop, question.most))
+        for start, stop in ranges
     ]
-    tops, broken = [], []
+    top, broken = None, []
     for task, part in team.carry_out("looking for the strongest, part", tasks):
-        tops.append(top_of(part, task.arguments[0]))
+        found = top_of(part, task.arguments[0])
+        # One by one: parts are as large for few images as for all. Their order is of no importance.
+        top = found if top is None else top if found is None else Top.merge([top, found])
         broken += part["broken"].tolist()
         if broken and question.audit == "fail":
             raise ValueError(f"{broken[0]}: repair or remove it, or give --audit leave_out")
     for line in sorted(broken):
         console.say(f"left out: {line}")
-    return Top.merge([top for top in tops if top is not None])
+    if top is None:
+        raise ValueError(f"none of the {len(versions)} images of {lens.pictures.place} can be read")
+    return top
 
 
 def _occluded(team: Crew, lens: Lens, question: Question, top: Top) -> Iterator[tuple[Task, Arrays]]:
@@ -232,15 +241,17 @@ def _occluded(team: Crew, lens: Lens, question: Question, top: Top) -> Iterator[
 
 
 def _removed(team: Crew, lens: Lens, question: Question, top: Top) -> dict[int, Arrays]:
-    """Return the minimal image of each of the unit's images, by index."""
+    """Return the minimal image of each of the unit's images by index, the strongest first."""
+    indexes = top.images[question.units[0]].tolist()
     classes = lens.subject.classes
     label = None if question.class_name is None else classes.index(question.class_name)
     decided = (_decided(lens, question)[0], question.view, question.removal, label)
     tasks = [
         Task(key_of("minimal", decided, lens.pictures.versions[index]), remove, (index, question.removal, label))
-        for index in top.images[question.units[0]].tolist()
+        for index in indexes
     ]
-    return {task.arguments[0]: part for task, part in team.carry_out("removing segments, image", tasks)}
+    found = {task.arguments[0]: part for task, part in team.carry_out("removing segments, image", tasks)}
+    return {index: found[index] for index in indexes}
 
 
 def _decided(lens: Lens, question: Question) -> tuple[str, str, View]:

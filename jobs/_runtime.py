@@ -1,5 +1,6 @@
-"""The cluster as the training loop sees it, and the way back to the driver's console."""
+"""The cluster as the training loop sees it."""
 
+import pickle
 import time
 from typing import Any
 
@@ -17,7 +18,7 @@ class RayRuntime(DistributedRuntime):
     """A worker of Ray Train; make it within a training function only.
 
     Args:
-        board: handle of the driver's `Board`, to which the first worker writes.
+        board: handle of the driver's `jobs._board.Board`, to which the first worker writes.
     """
 
     def __init__(self, board: Any) -> None:  # noqa: ANN401 -- Ray's actor handles have no type.
@@ -28,34 +29,20 @@ class RayRuntime(DistributedRuntime):
 
     def say(self, message: str) -> None:
         """Show a message of the first worker on the driver's console."""
-        if self.rank == 0:
-            self._board.put.remote(message)
+        self._write(message)
 
     def show(self, progress: Progress) -> None:
         """Show progress on the driver's console, at most once a second."""
         if self.rank == 0 and time.monotonic() - self._shown >= SHOW_EVERY_S:
             self._shown = time.monotonic()
-            self._board.put.remote(progress)
+            self._write(progress)
 
     def finish_epoch(self, epoch: Epoch, checkpoint: str) -> None:
         """Report the epoch to Ray and to the driver's console."""
-        if self.rank == 0:
-            self._board.put.remote(epoch)
+        self._write(epoch)
         metrics = epoch.model_dump(exclude={"scores"}) | epoch.scores.model_dump() | {"checkpoint": checkpoint}
         ray.train.report(metrics)
 
-
-class Board:
-    """What workers want people to see; an actor that the driver reads."""
-
-    def __init__(self) -> None:
-        self._items: list[str | Progress | Epoch] = []
-
-    def put(self, item: str | Progress | Epoch) -> None:
-        """Add something to be shown."""
-        self._items.append(item)
-
-    def take(self) -> list[str | Progress | Epoch]:
-        """Return what was added since the last call."""
-        items, self._items = self._items, []
-        return items
+    def _write(self, item: str | Progress | Epoch) -> None:
+        if self.rank == 0:
+            self._board.put.remote(pickle.dumps(item))

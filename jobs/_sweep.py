@@ -249,6 +249,8 @@ def _run_trials(study: Study, launch: Launch, audits: Sequence[Audit], command: 
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="max",
+            # A process that has loaded torch is worth keeping.
+            reuse_actors=True,
             search_alg=suggestions,
             scheduler=scheduler(study.sweep.scheduler, study.sweep.run.optim.epochs, study.sweep.grace_epochs),
             num_samples=-1,

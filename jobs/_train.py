@@ -1,5 +1,6 @@
 """Training a run on a Ray cluster: everything between the command line and `fcn_core.fit`."""
 
+import pickle
 import platform
 import signal
 import sys
@@ -146,7 +147,7 @@ def train_on_cluster(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from jobs._runtime import Board
+    from jobs._board import Board
 
     resources = resources_per_worker(launch, console.say)
     board = ray.remote(Board).options(num_cpus=0).remote()
@@ -215,7 +216,7 @@ def _shown(
     def look() -> None:
         while True:
             last = done.wait(1.0)
-            for item in ray.get(board.take.remote()):
+            for item in map(pickle.loads, ray.get(board.take.remote())):
                 console.show(item)
                 if isinstance(item, Epoch):
                     new_epoch()

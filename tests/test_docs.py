@@ -13,6 +13,7 @@ from jobs._compare import CompareCommand
 from jobs._evaluate import EvaluateCommand
 from jobs._models import ModelsCommand
 from jobs._promote import PromoteCommand
+from jobs._receptive_field import ReceptiveFieldCommand
 from jobs._staged import StagedCommand
 from jobs._sweep import SweepCommand
 
@@ -27,6 +28,7 @@ OTHERS: dict[str, type[Settings]] = {
     "evaluate": EvaluateCommand,
     "models": ModelsCommand,
     "promote": PromoteCommand,
+    "receptive_field": ReceptiveFieldCommand,
     "sweep": SweepCommand,
     "train_staged": StagedCommand,
 }

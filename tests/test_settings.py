@@ -61,6 +61,8 @@ OTHERS: dict[str, Any] = {
     "optim.accumulate": 2,
     "optim.clip_norm": 1.0,
     "optim.ema_decay": 0.9,
+    "optim.continue_from": "/lab/runs/run-0123456789",
+    "optim.stop_epoch": 5,
     "compute.precision": "bf16",
     "compute.channels_last": True,
     "compute.compile": False,

@@ -65,7 +65,8 @@ def _draw(page: Page, row: Reduced, bottom: float, height: float) -> None:
         page.figure.figimage(drawn, round(left * page.unit), round(bottom * page.unit), origin="upper")
     end = page.write(MARGIN, bottom + height + 4, page.fit(row.name, 280, 11), 11, va="bottom")
     num_left = int(row.segments.max()) + 1 - len(row.scores) + 1 + row.lost
-    said = f"{row.label}: {row.kept.mean():.0%} of the pixels, {num_left} segments are left"
+    remains = f"{row.kept.mean():.0%} of the pixels, {num_left} segments are left"
+    said = f"{row.label}: {remains if row.lost else 'kept when all segments are gone'}"
     page.write(end + 12, bottom + height + 4, page.fit(said, 330, 11), 11, va="bottom", color=GREY)
     axes = page.axes(bottom + 20, max(height, 110) - 20, left=_CURVE, right=MARGIN)
     axes.plot(range(len(row.scores)), row.scores, color=BLUE, linewidth=1.6)

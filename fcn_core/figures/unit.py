@@ -23,6 +23,7 @@ SIGNED = LinearSegmentedColormap.from_list("signed", [*_BELOW, "#ffffff", *_ABOV
 UNSEEN = (216, 216, 216)
 _COLUMNS, _GAP, _SIDE = 5, 9, 148
 _PANEL = 300  # Units of the side of the mean field.
+_ROOM = 0.6  # Of the theoretical field that is shown on either side of its middle.
 
 
 class Shown(NamedTuple):
@@ -73,7 +74,7 @@ def unit_sheet(
     for first in reversed(range(0, len(images), _COLUMNS)):
         top = _group(page, images[first : first + _COLUMNS], top)
     bottom = top + 44
-    page.head(bottom + _PANEL + 26, title, rule, MARGIN)
+    page.head(bottom + max(_panel(field)[1] for field in fields) + 26, title, rule, MARGIN)
     for place, field in enumerate(fields):
         _draw_field(page, field, bottom, LEFT + place * (WIDTH - LEFT) / 2)
     page.save(path)
@@ -103,13 +104,18 @@ def fitted(image: Pixels, height: int, width: int) -> Pixels:
     )
 
 
-def visible(counts: NDArray[np.int64]) -> tuple[slice, slice]:
-    """Return the rows and columns, as far on either side of the middle, in which any pixel is seen."""
+def visible(field: MeanField) -> tuple[slice, slice]:
+    """Return the rows and columns to show, as many on either side of the middle: as far as any pixel is seen.
+
+    What is far outside the theoretical field is left out.
+    """
     found = []
     for axis in (1, 0):
-        seen = np.flatnonzero(counts.any(axis))
-        middle = counts.shape[1 - axis] // 2
+        seen = np.flatnonzero(field.counts.any(axis))
+        middle = field.counts.shape[1 - axis] // 2
         reach = max(middle - seen[0], seen[-1] - middle) if len(seen) else middle
+        if field.box is not None:
+            reach = min(reach, math.ceil(_ROOM * field.box[3 - axis]))
         found.append(slice(middle - reach, middle + reach + 1))
     return found[0], found[1]
 
@@ -148,11 +154,11 @@ def _frame(page: Page, shown: Shown, left: float, low: float) -> None:
 
 
 def _draw_field(page: Page, field: MeanField, bottom: float, left: float) -> None:
-    rows, columns = visible(field.counts)
+    rows, columns = visible(field)
     mask = field.mask[rows, columns]
     height, width = mask.shape
-    across = _PANEL * min(1.0, width / height)
-    axes = page.axes(bottom, _PANEL * min(1.0, height / width), left=left, right=WIDTH - left - across)
+    across, up = _panel(field)
+    axes = page.axes(bottom, up, left=left, right=WIDTH - left - across)
     edges = (-width / 2, width / 2, height / 2, -height / 2)
     colours = signed_colours(field.values, field.counts)[rows, columns]
     axes.imshow(colours, extent=edges, interpolation="nearest", aspect="auto")
@@ -166,6 +172,13 @@ def _draw_field(page: Page, field: MeanField, bottom: float, left: float) -> Non
     axes.set(xlim=edges[:2], ylim=edges[2:])
     axes.set_title(literal(field.name), fontsize=11, color=DARK, loc="left")
     axes.set_xlabel("pixels from where the unit looks", fontsize=10, color=DARK, loc="left")
+
+
+def _panel(field: MeanField) -> tuple[float, float]:
+    """Return the width and height of the panel of a field, in units."""
+    rows, columns = visible(field)
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    return _PANEL * min(1.0, width / height), _PANEL * min(1.0, height / width)
 
 
 def _outline(axes: Axes, box: tuple[float, float, float, float], edges: tuple[float, float, float, float]) -> None:

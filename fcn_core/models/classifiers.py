@@ -1,6 +1,7 @@
 """The classifiers of torchvision, by name."""
 
 import difflib
+import warnings
 
 import torch
 import torchvision
@@ -31,7 +32,7 @@ def build_classifier(name: str, source: str | None, seed: int = 0) -> nn.Module:
     if name not in classifier_names():
         near = difflib.get_close_matches(name, classifier_names(), n=3) or classifier_names()
         raise ValueError(f"torchvision has no classifier {name!r}: there are {', '.join(near)}")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore", category=FutureWarning):
         torch.default_generator.manual_seed(seed)
         network: nn.Module = get_model(name, weights=None)
     if source is not None:

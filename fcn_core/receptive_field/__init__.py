@@ -1,1 +1,1 @@
-"""What a unit of a network sees: by theory, by gradient, by occlusion, and in the least of an image that keeps a class."""
+"""What a unit of a network sees: by theory, by gradient, by occlusion, and the least of an image that keeps a class."""

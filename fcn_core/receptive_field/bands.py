@@ -18,8 +18,10 @@ from fcn_core.receptive_field.graph import Graph
 from fcn_core.receptive_field.intervals import Intervals, Sight, Spread, Window, intersect, is_empty, whole
 from fcn_core.receptive_field.steps import Indices, Step
 
-BANDS = 6
-"""Of each axis. More are less work in smaller batches."""
+BORDERS = (0.0, -np.inf)
+"""What is read outside a map: by convolutions, by maxima. A map has one more row and column for each."""
+POSITIONS = 8
+"""Of a band along each axis, on average: fewer are less work, in batches that are too small to be fast."""
 
 
 class Windows(NamedTuple):
@@ -33,14 +35,20 @@ class Windows(NamedTuple):
 class Line(NamedTuple):
     """What is read along one axis for each position of a band, each (positions, k)."""
 
-    at: Indices
-    """Where on the map."""
-    inside: NDArray[np.bool_]
-    """Whether there is a map."""
-    local: Indices
+    at: NDArray[np.int32]
+    """Where on the map; outside it, on that one of its borders whose number is wanted."""
+    local: NDArray[np.int32]
     """Where in the window that was computed again; of the image, as `at`."""
     fresh: NDArray[np.bool_]
     """Whether it is in the window."""
+
+    def take(self, columns: Indices) -> "Line":
+        """Return some of what is read, for all positions."""
+        return Line(self.at[:, columns], self.local[:, columns], self.fresh[:, columns])
+
+    def part(self, chosen: slice) -> "Line":
+        """Return some of the positions."""
+        return Line(self.at[chosen], self.local[chosen], self.fresh[chosen])
 
 
 @dataclass(frozen=True)
@@ -62,8 +70,8 @@ class Band:
     def part(self, chosen: slice) -> "Band":
         """Return some of the positions."""
         windows = {node: Windows(one.starts[chosen], one.size) for node, one in self.windows.items()}
-        reads = {node: tuple(_part(line, chosen) for line in lines) for node, lines in self.reads.items()}
-        return Band(self.positions[chosen], windows, reads, _part(self.wanted, chosen))
+        reads = {node: tuple(line.part(chosen) for line in lines) for node, lines in self.reads.items()}
+        return Band(self.positions[chosen], windows, reads, self.wanted.part(chosen))
 
 
 @dataclass(frozen=True)
@@ -96,9 +104,7 @@ def area(row: Band, column: Band, node: int) -> int:
     return row.windows[node].size * column.windows[node].size
 
 
-def plan(
-    graph: Graph, steps: Sequence[Step], occluders: tuple[Intervals, Intervals], wanted: Intervals, count: int = BANDS
-) -> Plan:
+def plan(graph: Graph, steps: Sequence[Step], occluders: tuple[Intervals, Intervals], wanted: Intervals) -> Plan:
     """Return the plan for a part of the last map.
 
     Args:
@@ -106,12 +112,11 @@ def plan(
         steps: that compute it.
         occluders: the pixels of each position, rows and columns, each (positions, 2).
         wanted: rows and columns of the part, (2, 2).
-        count: of bands along each axis, at most.
     """
     axes = [_Axis(graph, steps, axis, occluders[axis], wanted[axis]) for axis in (0, 1)]
     macs = np.array([step.macs for step in steps])
     # What a row costs depends on how wide it is, and the reverse.
-    rows, columns = (axis.bands(macs * other.means, count) for axis, other in zip(axes, axes[::-1], strict=True))
+    rows, columns = (axis.bands(macs * other.means) for axis, other in zip(axes, axes[::-1], strict=True))
     return Plan(steps, wanted, rows, columns)
 
 
@@ -150,10 +155,10 @@ class _Axis:
         means: NDArray[np.float64] = self.sizes.sum(1) / max(1, len(self.positions))
         return means
 
-    def bands(self, weights: NDArray[np.float64], count: int) -> list[Band]:
-        """Return at most `count` bands for which the sum of sizes, weighted by step, is least."""
+    def bands(self, weights: NDArray[np.float64]) -> list[Band]:
+        """Return the bands of all positions for which the sum of sizes, weighted by step, is least."""
         order = np.argsort(weights @ self.sizes, kind="stable")
-        cuts = _partition(self.sizes[:, order], weights, count)
+        cuts = _partition(self.sizes[:, order], weights, max(1, len(order) // POSITIONS))
         return [self.band(np.sort(order[first:stop])) for first, stop in pairwise(cuts)]
 
     def band(self, chosen: Indices) -> Band:
@@ -182,14 +187,16 @@ class _Axis:
 
     def _reads(self, step: Step, windows: Windows, made: Mapping[int, Windows]) -> tuple[Line, ...]:
         return tuple(
-            self._line(_coordinates(sights[self.axis], windows), source, made)
+            self._line(_coordinates(sights[self.axis], windows), source, made, step.border)
             for source, sights in zip(step.inputs, step.sees, strict=True)
         )
 
-    def _line(self, at: Indices, source: int, made: Mapping[int, Windows]) -> Line:
+    def _line(self, at: Indices, source: int, made: Mapping[int, Windows], border: float = 0.0) -> Line:
         local = at - made[source].starts[:, None]
-        inside, fresh = (at >= 0) & (at < self.extents[source]), (local >= 0) & (local < made[source].size)
-        return Line(at, inside, local if source else at, fresh)
+        inside = (at >= 0) & (at < self.extents[source])
+        place = np.where(inside, at, self.extents[source] + BORDERS.index(border)).astype(np.int32)
+        fresh = inside & (local >= 0) & (local < made[source].size)
+        return Line(place, local.astype(np.int32) if source else place, fresh)
 
 
 def _offsets(step: Step, axis: int, starts: Indices) -> Indices:
@@ -221,10 +228,6 @@ def _coordinates(sight: Sight, windows: Windows) -> Indices:
     else:
         raise TypeError(f"{sight} does not see window by window")
     return starts[:, None] + stride * np.arange(count if windows.size else 0)
-
-
-def _part(line: Line, chosen: slice) -> Line:
-    return Line(line.at[chosen], line.inside[chosen], line.local[chosen], line.fresh[chosen])
 
 
 def _partition(sizes: Indices, weights: NDArray[np.float64], count: int) -> list[int]:

@@ -9,7 +9,7 @@ Explanations", SIGMOD 2019, follow the change alone, in windows of one size.
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,24 +17,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fcn_core.receptive_field.bands import Band, Line, Plan, area, everything, plan
+from fcn_core.receptive_field.convolution import Convolution
 from fcn_core.receptive_field.graph import trace
 from fcn_core.receptive_field.intervals import Intervals, whole
 from fcn_core.receptive_field.occlusion import Discrepancy, Occlusion, Site, check_sites, fill_image, read
 from fcn_core.receptive_field.operations import Pair
+from fcn_core.receptive_field.rows import Rows
 from fcn_core.receptive_field.steps import Indices, Place, Step, fuse, narrow, unsupported
-
-_Number = TypeVar("_Number", np.int64, np.bool_)
 
 BATCH = 2**22
 """Numbers that the largest result of a batch may have, 16 MiB in float32."""
-PADDING = (0.0, -np.inf)
-"""What is read outside a map: by convolutions, by maxima."""
 
 
 class Incremental:
     """Occlusion of images of one size, for one layer of a network.
 
-    Weights are copied: what is done to the network later changes nothing here.
+    The network must not change as long as this is used.
 
     Args:
         network: as it is in evaluation mode.
@@ -94,13 +92,17 @@ class Incremental:
         return sum(part.plan.macs for part in self._parts(sites, occlusion)), int(replicas * plain)
 
     def _parts(self, sites: Sequence[Site], occlusion: Occlusion) -> list["_Part"]:
-        """Return the sites all together or one by one, whichever is less work."""
-        different = list(dict.fromkeys(sites))
-        together = [self._part(different, occlusion)]
-        if len(different) == 1 or occlusion.follow:
-            return together
-        apart = [self._part([site], occlusion) for site in different]
-        return min(together, apart, key=lambda parts: sum(part.plan.macs for part in parts))
+        """Return the sites all together or position by position, whichever is less work."""
+        places: dict[tuple[int, int], list[Site]] = {}
+        for site in dict.fromkeys(sites):
+            places.setdefault((site.row, site.column), []).append(site)
+        together = self._part(list(dict.fromkeys(sites)), occlusion)
+        apart: list[_Part] = []
+        for alike in places.values():
+            if len(places) == 1 or occlusion.follow or sum(part.plan.macs for part in apart) >= together.plan.macs:
+                return [together]
+            apart.append(self._part(alike, occlusion))
+        return min([together], apart, key=lambda parts: sum(part.plan.macs for part in parts))
 
     def _part(self, sites: list[Site], occlusion: Occlusion) -> "_Part":
         units = sorted({site.unit for site in sites})
@@ -122,15 +124,15 @@ class Incremental:
         )
         return rows, columns
 
-    def _maps(self, image: Tensor, fill: Tensor, wanted: Intervals, room: Mapping[int, int]) -> dict[int, "_Rows"]:
+    def _maps(self, image: Tensor, fill: Tensor, wanted: Intervals, room: Mapping[int, int]) -> dict[int, Rows]:
         """Return the image and of its activations those that `wanted` needs, with room for what is computed again."""
-        maps = {0: _Rows(self.graph.nodes[0].shape, int(np.prod(self.size)), image)}
+        maps = {0: Rows(self.graph.nodes[0].shape, int(np.prod(self.size)), image)}
         maps[0].map().copy_(image)
         maps[0].put(fill)
         row, column = everything(self.graph, self.steps, wanted)
         for step in self.steps:
             shape = self.graph.nodes[step.output].shape
-            made = _Rows(shape, room.get(step.output, 0), image)
+            made = Rows(shape, room.get(step.output, 0), image)
             maps[step.output] = made
             if area(row, column, step.output):
                 part = _run(step, maps, row, column)
@@ -141,7 +143,7 @@ class Incremental:
                 window.copy_(part[..., : window.shape[2], : window.shape[3]])
         return maps
 
-    def _discrepancies(self, maps: Mapping[int, "_Rows"], part: "_Part", occlusion: Occlusion) -> list[Discrepancy]:
+    def _discrepancies(self, maps: Mapping[int, Rows], part: "_Part", occlusion: Occlusion) -> list[Discrepancy]:
         narrowed = [step for step in part.plan.steps if step.channels < self.graph.nodes[step.output].shape[0]]
         maps = {**maps, **{step.output: maps[step.output].only(part.units) for step in narrowed}}
         top, left = part.plan.wanted[:, 0]
@@ -176,58 +178,7 @@ class _Part(NamedTuple):
     plan: Plan
 
 
-class _Rows:
-    """A map of shape (C, H, W) as rows of C numbers: two of padding, the unoccluded map, and windows computed again."""
-
-    def __init__(self, shape: Sequence[int], room: int, like: Tensor) -> None:
-        self.channels, self.height, self.width = shape
-        self.base = len(PADDING) + self.height * self.width
-        self.rows = like.new_zeros(self.base + room, self.channels)
-        self.rows[: len(PADDING)] = like.new_tensor(PADDING)[:, None]
-
-    def map(self) -> Tensor:
-        """Return the unoccluded map (1, C, H, W)."""
-        return self.rows[len(PADDING) : self.base].view(1, self.height, self.width, -1).permute(0, 3, 1, 2)
-
-    def put(self, windows: Tensor) -> None:
-        """Keep windows (n, C, ., .) computed again."""
-        rows = windows.permute(0, 2, 3, 1).reshape(-1, self.channels)
-        self.rows[self.base : self.base + len(rows)] = rows
-
-    def only(self, units: Sequence[int]) -> "_Rows":
-        """Return some of the channels."""
-        some = _Rows((len(units), self.height, self.width), len(self.rows) - self.base, self.rows)
-        some.map().copy_(self.map()[:, list(units)])
-        return some
-
-    def read(self, row: Line, column: Line, windows: Pair, border: float) -> Tensor:
-        """Return what all pairs of positions read, (rows * columns, C, ., .).
-
-        Args:
-            row: what the positions of an occluder's row read.
-            column: the same of columns.
-            windows: numbers from one window computed again to the next, and from one of its rows to the next.
-            border: what is outside the map.
-        """
-        count = (len(row.at), len(column.at))
-        index = len(PADDING) + _down(self.width * row.at) + column.at[:, None]
-        if row.fresh.any() and column.fresh.any():
-            numbers = np.arange(count[0] * count[1]).reshape(*count, 1, 1)
-            again = self.base + windows[0] * numbers + _down(windows[1] * row.local) + column.local[:, None]
-            index = np.where(_down(row.fresh) & column.fresh[:, None], again, index)
-        if not (row.inside.all() and column.inside.all()):
-            index = np.where(_down(row.inside) & column.inside[:, None], index, PADDING.index(border))
-        places = torch.from_numpy(index.reshape(-1)).to(self.rows.device)
-        read = self.rows.index_select(0, places)
-        return read.view(count[0] * count[1], *index.shape[2:], -1).permute(0, 3, 1, 2)
-
-
-def _down(rows: NDArray[_Number]) -> NDArray[_Number]:
-    """Return what is read of rows (positions, k) as (positions, 1, k, 1), which columns (positions, 1, k) complete."""
-    return rows[:, None, :, None]
-
-
-def _computed(plan: Plan, maps: Mapping[int, _Rows]) -> Iterator[tuple[Indices, Indices, Tensor]]:
+def _computed(plan: Plan, maps: Mapping[int, Rows]) -> Iterator[tuple[Indices, Indices, Tensor]]:
     """Yield rows and columns of the grid, and what is wanted of the target with the occluder there, (n, C, h, w)."""
     target = plan.steps[-1].output
     for row, column in product(plan.rows, plan.columns):
@@ -237,30 +188,45 @@ def _computed(plan: Plan, maps: Mapping[int, _Rows]) -> Iterator[tuple[Indices, 
             for step in plan.steps:
                 if area(row, column, step.output):
                     maps[step.output].put(_run(step, maps, part, column))
-            yield part.positions, column.positions, _read(maps, target, part, column, (part.wanted, column.wanted))
+            yield part.positions, column.positions, _read(maps, target, (part, column), (part.wanted, column.wanted))
 
 
-def _run(step: Step, maps: Mapping[int, _Rows], row: Band, column: Band) -> Tensor:
+def _run(step: Step, maps: Mapping[int, Rows], row: Band, column: Band) -> Tensor:
     """Return the windows (n, C, h, w) that a step computes for all pairs of rows and columns."""
-    lines = zip(row.reads[step.output], column.reads[step.output], strict=True)
-    windows = [
-        _read(maps, source, row, column, pair, step.border) for source, pair in zip(step.inputs, lines, strict=True)
-    ]
-    if step.adds is not None:
-        windows[1:] = [window[:, list(step.adds)] for window in windows[1:]]
     rows, columns = row.windows[step.output], column.windows[step.output]
-    place = Place(
-        np.repeat(rows.starts, len(columns.starts)), np.tile(columns.starts, len(rows.starts)), rows.size, columns.size
-    )
-    return step.run(windows, place)
+    lines = list(zip(row.reads[step.output], column.reads[step.output], strict=True))
+    added = [_read(maps, source, (row, column), pair) for source, pair in zip(step.inputs[1:], lines[1:], strict=True)]
+    if step.adds is not None:
+        added = [window[:, list(step.adds)] for window in added]
+    compute, size = step.compute, (rows.size, columns.size)
+    if isinstance(compute, Convolution) and compute.prefers_matrix(*size):
+        kernel = (compute.weight.shape[2], compute.weight.shape[3])
+        apart = zip(lines[0], size, compute.stride, compute.dilation, kernel, strict=True)
+        first, second = (_tapped(*one) for one in apart)
+        return step.finish(
+            compute.multiply([_read(maps, step.inputs[0], (row, column), (first, second), kernel), *added])
+        )
+    starts = np.repeat(rows.starts, len(columns.starts)), np.tile(columns.starts, len(rows.starts))
+    read = _read(maps, step.inputs[0], (row, column), lines[0])
+    return step.run([read, *added], Place(*starts, *size))
+
+
+def _tapped(line: Line, size: int, stride: int, dilation: int, kernel: int) -> Line:
+    """Return all that each of `size` positions of a convolution reads, one position after the other."""
+    taken = (stride * np.arange(size)[:, None] + dilation * np.arange(kernel)).reshape(-1)
+    return line.take(taken)
 
 
 def _read(
-    maps: Mapping[int, _Rows], source: int, row: Band, column: Band, lines: tuple[Line, Line], border: float = 0.0
+    maps: Mapping[int, Rows],
+    source: int,
+    bands: tuple[Band, Band],
+    lines: tuple[Line, Line],
+    taps: Pair = (1, 1),
 ) -> Tensor:
     # What occluders show is kept once, as an image of which each shows its part.
-    windows = (0, maps[0].width) if source == 0 else (area(row, column, source), column.windows[source].size)
-    return maps[source].read(*lines, windows, border)
+    windows = (0, maps[0].width) if source == 0 else (area(*bands, source), bands[1].windows[source].size)
+    return maps[source].read(*lines, windows, taps)
 
 
 def _batch(plan: Plan, row: Band, column: Band) -> int:

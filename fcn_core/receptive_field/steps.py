@@ -8,7 +8,7 @@ it, so it pads nothing itself, and in channels-last layout.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from fcn_core.receptive_field.graph import Graph, Node
+from fcn_core.receptive_field.convolution import Convolution
 from fcn_core.receptive_field.intervals import IDENTITY, Sight, Spread, Window
+from fcn_core.receptive_field.nodes import Graph, Node
 from fcn_core.receptive_field.operations import Kind, Pair
 
 Indices = NDArray[np.int64]
@@ -67,63 +68,13 @@ class Step:
 
     def run(self, windows: Sequence[Tensor], place: Place) -> Tensor:
         """Map what is read of each input to the windows (n, C, height, width)."""
-        result = self.compute(windows, place)
+        return self.finish(self.compute(windows, place))
+
+    def finish(self, result: Tensor) -> Tensor:
+        """Do to windows what follows the operation."""
         for node in self.tail:
             result = node.run(result)
         return result
-
-
-@dataclass(frozen=True, eq=False)
-class Convolution:
-    """A convolution, a sum and a ReLU at once."""
-
-    weight: Tensor
-    bias: Tensor | None
-    stride: Pair
-    dilation: Pair
-    groups: int
-    relu: bool = False
-    packed: Tensor | None = None
-
-    def __call__(self, windows: Sequence[Tensor], _place: Place | None = None, padding: Pair = (0, 0)) -> Tensor:
-        """Map input (n, C, ., .), and what is to be added, which is overwritten, to (n, C', height, width)."""
-        features, *others = windows
-        if self.packed is None:
-            geometry = (self.stride, padding, self.dilation, self.groups)
-            result = functional.conv2d(features, self.weight, self.bias, *geometry)
-            for other in others:
-                result += other
-            return result.relu_() if self.relu else result
-        how = (self.packed, self.bias, padding, self.stride, self.dilation, self.groups)
-        if others:
-            return _onednn("_convolution_pointwise_")(
-                others[0], features, *how, "add", 1.0, "relu" if self.relu else None, [], None
-            )
-        return _onednn("_convolution_pointwise")(features, *how, "relu" if self.relu else "none", [], "")
-
-    def fold(self, norm: Node) -> Self:
-        """Return it with the BatchNorm that follows folded in."""
-        mean, variance, scale, shift = (
-            norm.options[name].double() if norm.options.get(name) is not None else torch.tensor(default)
-            for name, default in (("running_mean", 0.0), ("running_var", 1.0), ("weight", 1.0), ("bias", 0.0))
-        )
-        scale = scale * torch.rsqrt(variance + norm.options["eps"])
-        bias = shift - mean * scale if self.bias is None else shift + (self.bias.double() - mean) * scale
-        weight = self.weight.double() * scale[:, None, None, None]
-        return replace(self, weight=weight.to(self.weight.dtype), bias=bias.to(self.weight.dtype))
-
-    def pack(self) -> Self:
-        """Return it with its weight in oneDNN's own layout, where oneDNN computes such convolutions."""
-        weight = self.weight.detach()
-        if weight.dtype != torch.float32 or weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-            return replace(self, weight=weight.contiguous(memory_format=torch.channels_last))
-        packed = _onednn("_reorder_convolution_weight")(weight, (0, 0), self.stride, self.dilation, self.groups)
-        return replace(self, weight=weight, packed=packed)
-
-    def only(self, units: Sequence[int]) -> Self:
-        """Return the part that computes some channels."""
-        bias = None if self.bias is None else self.bias[list(units)]
-        return replace(self, weight=self.weight[list(units)], bias=bias, packed=None)
 
 
 def unsupported(graph: Graph) -> str | None:
@@ -279,9 +230,3 @@ def _is_channelwise(node: Node) -> bool:
     arguments = (*node.call[1], *node.call[2].values())
     mixing = {"softmax", "log_softmax", "local_response_norm"}
     return node.function not in mixing and not any(isinstance(value, Tensor) for value in arguments)
-
-
-def _onednn(name: str) -> Callable[..., Tensor]:
-    """Return one of torch's own fused calls of oneDNN, by which it computes compiled networks."""
-    function: Callable[..., Tensor] = getattr(torch.ops.mkldnn, name)
-    return function

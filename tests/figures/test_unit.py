@@ -78,8 +78,12 @@ def test_zero_is_white_falls_are_red_and_rises_blue() -> None:
 def test_only_what_is_seen_is_shown_about_the_middle() -> None:
     counts = np.zeros((9, 11), np.int64)
     counts[3:5, 4:9] = 1
-    assert visible(counts) == (slice(3, 6), slice(2, 9))
-    assert visible(np.zeros((3, 5), np.int64)) == (slice(0, 3), slice(0, 5))
+    seen = MeanField("", np.zeros((9, 11)), counts, counts > 0, None)
+    assert visible(seen) == (slice(3, 6), slice(2, 9))
+    assert visible(seen._replace(counts=0 * counts)) == (slice(0, 9), slice(0, 11))
+    assert visible(seen._replace(box=(0, 0, 40, 3))) == (slice(3, 6), slice(3, 8)), (
+        "little beyond the theoretical field"
+    )
 
 
 def test_what_is_not_covered_is_pale() -> None:
@@ -103,11 +107,12 @@ def reduced(lost: bool) -> Reduced:
 
 
 def test_minimal_images_are_readable_and_say_what_is_left(tmp_path: Path, saved: list[Figure]) -> None:
-    rows = [reduced(lost=True), reduced(lost=False)._replace(label="a very long name of a class " * 5)]
+    rows = [reduced(lost=True), reduced(lost=False), reduced(lost=True)._replace(label="a very long name " * 9)]
     minimal_images(rows, tmp_path / "minimal.png", "resnet18: minimal images", RULE, "probability")
     assert_readable(saved[-1])
     said = words(saved[-1])
     assert "car: 25% of the pixels, 2 segments are left" in said
+    assert "car: kept when all segments are gone" in said
     assert "probability" in said
     with pytest.raises(ValueError, match="at least one"):
         minimal_images([], tmp_path / "minimal.png")

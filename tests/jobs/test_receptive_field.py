@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -26,12 +27,13 @@ from fcn_core.models.classifiers import build_classifier
 from fcn_core.receptive_field.activations import top_activations
 from fcn_core.receptive_field.occlusion import Maps, Occlusion, Site, discrepancies
 from fcn_core.receptive_field.subject import Subject, View
+from jobs._cli import Resources
 from jobs._console import Console
-from jobs._crew import Crew, Parts, Shared, SharedResources, Task
+from jobs._crew import Arrays, Crew, Parts, Shared, Task
 from jobs._receptive_field import ReceptiveFieldCommand, look, main, parse_units
 from jobs._subjects import open_subject
 from tests.figures.looking import words
-from tests.jobs.commands import ROOT, Here, Refused, processes_of, write_images, write_run
+from tests.jobs.commands import ROOT, Here, Refused, processes_of, ray_head, write_images, write_run
 from tests.tiny import changed, train
 
 RUN = changed({"data.streets.num_val": 7, "optim.epochs": 1})
@@ -65,34 +67,34 @@ class Counting(Crew):
 
     made = 0
 
-    def __init__(self, parts: Parts, shared: Shared, console: Console, lost_after: int) -> None:
+    def __init__(self, parts: Parts, shared: Shared, console: Console, lost_after: int, step: int) -> None:
         super().__init__(parts, shared, console)
-        self.lost_after = lost_after
+        self.lost_after, self.step = lost_after, step
 
-    def _made(self, tasks: Sequence[Task]) -> Iterator[Task]:
-        for task in super()._made(tasks):
+    def _made(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Arrays]]:
+        for made in super()._made(tasks[:: self.step]):
             Counting.made += 1
             if Counting.made == self.lost_after:
                 raise KeyboardInterrupt
-            yield task
+            yield made
 
 
-def here_only(lost_after: int = -1) -> Callable[..., Any]:
+def here_only(lost_after: int = -1, step: int = 1) -> Callable[..., Any]:
     @contextmanager
-    def start(parts: Parts, shared: Shared, console: Console, resources: SharedResources) -> Iterator[Crew]:
+    def start(parts: Parts, shared: Shared, console: Console, resources: Resources) -> Iterator[Crew]:
         assert resources.workers
         Counting.made = 0
-        yield Counting(parts, shared, console, lost_after)
+        yield Counting(parts, shared, console, lost_after, step)
 
     return start
 
 
-def looked(place: Path, lost_after: int = -1, **settings: Any) -> Path:  # noqa: ANN401
+def looked(place: Path, lost_after: int = -1, step: int = 1, **settings: Any) -> Path:  # noqa: ANN401
     """Look in this process and return the folder of what was found."""
     command = ReceptiveFieldCommand(**RESNET | {"storage": str(place)} | settings)
     with Console() as console:
         opened = open_subject(command.asked, console)
-        return Path(look(opened, command, console, here_only(lost_after)))
+        return Path(look(opened, command, console, here_only(lost_after, step)))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -194,7 +196,7 @@ def test_the_same_command_again_shows_what_is_kept(found: Path, here: Here, caps
     here(main, *arguments, "--minimal", "--removal.num_segments=4", "--storage", place)
     printed = capsys.readouterr().out
     assert "resnet18 has random weights (seed 0)" in printed
-    assert f"looked at before: {found}" in printed
+    assert f"looked at before: {found}\nunit 5: in theory 99 x 99 px, by gradient" in printed
 
 
 def test_a_look_that_was_stopped_goes_on(found: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,6 +215,10 @@ def test_a_look_that_was_stopped_goes_on(found: Path, tmp_path: Path, capsys: py
     part.write_bytes(part.read_bytes()[:100])
     assert contents(looked(tmp_path, **settings)) == contents(found)
     assert Counting.made == 1, "a damaged part is made again"
+
+
+def test_the_order_in_which_tasks_are_done_is_of_no_importance(found: Path, tmp_path: Path) -> None:
+    assert contents(looked(tmp_path, step=-1, minimal=True, removal={"num_segments": 4})) == contents(found)
 
 
 def test_what_was_found_of_one_unit_serves_another(tmp_path: Path) -> None:
@@ -255,6 +261,17 @@ def test_images_of_many_sizes_are_looked_at_as_they_are_by_an_fcn(
     assert {image["class"] for image in numbers(folder)["minimal"]} <= set(CLASSES.names)
 
 
+def test_where_everything_must_be_computed_again_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = looked(tmp_path, model="efficientnet_b0", layer="features.2", most=1, occlusion={"stride": 11})
+    assert re.search(r"computed the plain way: .*avgpool .* does not work window by window", capsys.readouterr().out)
+    assert numbers(folder)["units"][0]["theoretical_px"] is None, "a unit sees everything"
+    settings: dict[str, Any] = {"most": 1, "occlusion": {"stride": 11}}
+    plain, exact = looked(tmp_path, plain=True, **settings), looked(tmp_path, **settings)
+    assert "computed the plain way, as asked for" in capsys.readouterr().out
+    with np.load(plain / "layer2-5.npz") as one, np.load(exact / "layer2-5.npz") as other:
+        assert np.allclose(one["falls_00"], other["falls_00"], atol=1e-5)
+
+
 def test_equal_images_come_in_the_order_of_their_names(photos: Path, tmp_path: Path) -> None:
     for name in ("b", "a", "c"):
         shutil.copy(photos / "0.png", photos / f"{name}.png")
@@ -262,6 +279,15 @@ def test_equal_images_come_in_the_order_of_their_names(photos: Path, tmp_path: P
     names = [image["name"] for image in unit["images"]]
     first = names.index("0.png")
     assert names[first : first + 4] == ["0.png", "a.png", "b.png", "c.png"]
+
+
+def test_parts_of_unequal_size_give_the_same(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(photos / "0.png", photos / "more.png")
+    one = looked(tmp_path / "one", images=str(photos))
+    monkeypatch.setattr("jobs._receptive_field.MOST_IN_A_PART", 2)
+    other = looked(tmp_path / "other", images=str(photos))
+    assert Counting.made == 3 + 3, "parts of two, two and one"
+    assert contents(one) == contents(other)
 
 
 def test_a_broken_image_is_one_line_or_left_out(
@@ -353,6 +379,30 @@ def test_units_are_named_by_number_list_range_or_all() -> None:
     assert parse_units("all", 3) == (0, 1, 2)
 
 
+def test_an_object_store_holds_what_is_found(
+    found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FCN_CACHE", str(tmp_path / "cache"))
+    settings = RESNET | {"storage": "memory://lab", "minimal": True, "removal": {"num_segments": 4}}
+    command = ReceptiveFieldCommand(**settings)
+    with Console() as console:
+        url = look(open_subject(command.asked, console), command, console, here_only())
+        assert contents(storage.fetch(url)) == contents(found)
+        look(open_subject(command.asked, console), command, console, here_only())
+    assert f"looked at before: {url}" in capsys.readouterr().out
+    MemoryFileSystem.store.clear()
+
+
+@pytest.mark.slow
+def test_a_submitted_job_finds_the_same(trained: RunFolder, environment: dict[str, str], tmp_path: Path) -> None:
+    expected = looked(tmp_path / "here", model=trained.url, layer="conv3_3", unit="0..2", images=None, size=None)
+    with ray_head(environment) as head:
+        arguments = ["--model", trained.url, *SETTINGS, "--storage", str(tmp_path / "lab"), "--workers=2"]
+        done = head.submit("jobs/receptive_field.py", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert contents(tmp_path / "lab" / "receptive_fields" / expected.name) == contents(expected)
+
+
 @pytest.mark.slow
 def test_a_killed_worker_or_driver_changes_no_bit(
     trained: RunFolder, environment: dict[str, str], ray_folder: Path, tmp_path: Path
@@ -373,7 +423,7 @@ def test_a_killed_worker_or_driver_changes_no_bit(
     with started(command, environment) as process:
         wait_for(lambda: len(list(parts.glob("[!.]*.npz"))) > 3)
         # A worker bears the name of its task only as long as it is at it.
-        wait_for(lambda: kill_one(ray_folder, "ray::_make"))
+        wait_for(lambda: kill_one(ray_folder, "ray::_work"))
         wait_for(lambda: len(list(parts.glob("[!.]*.npz"))) > 50)
         process.kill()
     with started(command, environment) as process:

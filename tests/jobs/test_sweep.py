@@ -129,6 +129,7 @@ def test_how_and_how_long_a_sweep_is_carried_out_does_not_change_it() -> None:
         ("--search=optim.batch_size=8,48", "24 training samples do not fill one batch of optim.batch_size 48"),
         (f"--name={'a' * 50} --staged", "name: String should match pattern"),
         ("--workers=5", "batch_size 12 does not divide over 5 workers"),
+        ("--workers=2 --gpu-share=0.5", "workers of one run cannot share a GPU"),
         ("--trials=0", "trials: Input should be greater than or equal to 1 (given: '0')"),
         ("--seeds=0", "seeds: Input should be greater than or equal to 1"),
         ("--method=grid", "method: Input should be 'even', 'tpe' or 'pbt' (given: 'grid')"),
@@ -166,6 +167,7 @@ def test_two_processes_do_not_carry_out_the_same_sweep(refused: Refused, tmp_pat
         ([{"CPU": 16.0, "GPU": 1.0}, {"CPU": 16.0}], Launch(), 1),
         ([{"CPU": 16.0, "GPU": 1.0}, {"CPU": 16.0}], Launch(device="cpu"), 32),
         ([{"CPU": 4.0, "GPU": 8.0}], Launch(workers=2), 2),
+        ([{"CPU": 16.0, "GPU": 2.0}], Launch(gpu_share=0.25), 8),
     ],
 )
 def test_as_many_trials_are_started_at_once_as_the_nodes_hold(

@@ -125,6 +125,7 @@ def test_a_driver_that_is_killed_and_started_again_ends_as_if_never_stopped(
     assert_same_bits(folder_in(printed), two_workers)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_as_if_it_had_not_been_on_s3_too(
     two_workers: RunFolder,
     environment: dict[str, str],
@@ -274,4 +275,3 @@ def test_what_the_user_can_mend_gets_one_line_at_once(
     assert message in printed.splitlines()[-1]
     assert printed.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in printed
-

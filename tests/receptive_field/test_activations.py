@@ -24,7 +24,7 @@ MOST = 3
 
 def network() -> nn.Sequential:
     """Small whole numbers, so that equal activations are common."""
-    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     layers = {
         "conv1": nn.Conv2d(3, 4, 3, padding=1),
         "relu1": nn.ReLU(inplace=True),
@@ -34,7 +34,7 @@ def network() -> nn.Sequential:
     net = nn.Sequential(OrderedDict(layers)).eval()
     with torch.no_grad():
         for value in net.parameters():
-            value.copy_(torch.randint(-2, 3, value.shape))
+            value.copy_(torch.randint(-2, 3, value.shape, generator=generator))
     return net
 
 

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +41,9 @@ def test_a_network_is_known_by_its_weights_and_recipe() -> None:
     one = subject(View())
     assert one.digest() == subject(View(size=8)).digest()
     assert one.digest() != one._replace(recipe="other").digest()
-    assert one.digest() != one._replace(network=torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1))).digest()
+    other = copy.deepcopy(NETWORK)
+    torch.nn.init.zeros_(other.get_parameter("0.bias"))
+    assert one.digest() != one._replace(network=other).digest()
 
 
 def test_classes_without_a_name_have_a_number() -> None:
