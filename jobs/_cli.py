@@ -32,6 +32,8 @@ from fcn_core.settings import Run, Stride, Value, override
 FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 """Exit codes; the second is for what the user can mend."""
 ENVIRONMENT_ONLY = {"FCN_CACHE"}
+OF_SERVICES = ("FCN_SERVE_", "FCN_TOKENS_")
+"""How the names of settings begin that are none of a job."""
 
 
 class Resources(Value):
@@ -288,6 +290,10 @@ def _check_environment(environment: Mapping[str, str], names: Sequence[str]) -> 
     known = {"FCN_" + name.upper().replace(".", "__") for name in names} | ENVIRONMENT_ONLY
     groups = {name.split("__")[0] for name in known if "__" in name}
     for variable in environment:
-        if variable.startswith("FCN_") and variable.upper() not in known | groups:
+        if (
+            variable.startswith("FCN_")
+            and not variable.startswith(OF_SERVICES)
+            and variable.upper() not in known | groups
+        ):
             near = _nearest(variable[4:].lower().replace("__", "."), names)
             raise ValueError(f"no setting for the environment variable {variable}{near}")

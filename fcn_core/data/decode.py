@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from scipy.io.matlab import loadmat
 
 from fcn_core import storage
@@ -61,12 +61,21 @@ def read_image(url: str) -> ImageFile:
     Raises:
         SampleError: it cannot be read or decoded.
     """
-    contents = _contents(url)
-    with _naming(url), _opened(contents, ("JPEG", "PNG", "WEBP")) as image:
+    return decode_image(_contents(url), url)
+
+
+def decode_image(contents: bytes, name: str) -> ImageFile:
+    """Decode the contents of a JPEG, PNG or WebP image; errors call it `name`.
+
+    Raises:
+        SampleError: they cannot be decoded.
+    """
+    with _naming(name), _opened(contents, ("JPEG", "PNG", "WEBP")) as image:
         if image.mode in ("I", "I;16", "F"):
             raise _FormatError(f"has mode {image.mode}; an image has 8 bits per channel")
-        orientation = _orientation(image)
+        # Before EXIF is looked for: that loads a PNG too, and what is wrong with its pixels would be lost.
         image.load()
+        orientation = _orientation(image)
         # Transparency is ignored; for palette images Pillow would warn of that.
         image.info.pop("transparency", None)
         return ImageFile(contents, np.array(image.convert("RGB")), orientation)
@@ -120,6 +129,8 @@ def _naming(url: str) -> Iterator[None]:
         yield
     except _FormatError as error:
         raise SampleError(url, _one_line(error), "format") from error
+    except UnidentifiedImageError as error:
+        raise SampleError(url, "cannot be decoded: its header is damaged", "unreadable") from error
     except Exception as error:
         # Decoders raise whatever they run into in a damaged file: struct.error, SyntaxError, zlib.error, KeyError.
         raise SampleError(url, f"cannot be decoded: {_one_line(error)}", "unreadable") from error
@@ -135,6 +146,9 @@ def _opened(contents: bytes, formats: tuple[str, ...]) -> Image.Image:
     # Pillow takes a PNG that breaks off after the last pixel; other readers do not.
     if image.format == "PNG" and b"IEND" not in contents:
         raise ValueError("image file is truncated")
+    if image.format == "PNG":
+        # Pillow compares no checksums of pixels unless it is asked to.
+        Image.open(io.BytesIO(contents), formats=formats).verify()
     return image
 
 

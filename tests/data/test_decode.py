@@ -31,12 +31,12 @@ def one(folder_: Path, image: bytes, mask: bytes) -> FileDataset:
 GOOD_IMAGE, GOOD_MASK = encoded(Image.fromarray(PIXELS)), encoded(Image.fromarray(MASK))
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def grey_png(bits: int, values: bytes) -> bytes:
     """Build a grey PNG of one row of 8 pixels by hand, since Pillow writes no 2 or 4 bits."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 1, bits, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" + values)) + chunk(b"IEND", b"")
 
@@ -59,6 +59,9 @@ def test_masks_of_any_bit_depth_give_the_value_that_was_stored(
     assert one(tmp_path, wide, grey_png(bits, values)).read(0).mask.tolist() == [labels]
 
 
+CUT_OFF = GOOD_IMAGE[:33] + chunk(b"IDAT", b"not compressed") + GOOD_IMAGE[-12:]
+"""Whole by its chunks, and without pixels: Pillow says so at the first look only."""
+WRONG_CHECKSUM = GOOD_IMAGE[:-16] + bytes(4) + GOOD_IMAGE[-12:]
 ROTATED = Image.Exif()
 ROTATED[0x0112] = 6
 
@@ -68,6 +71,8 @@ ROTATED[0x0112] = 6
     [
         (b"", GOOD_MASK, "image", r"is empty \(0 bytes\)"),
         (GOOD_IMAGE[:60], GOOD_MASK, "image", "image file is truncated"),
+        (CUT_OFF, GOOD_MASK, "image", "cannot be decoded: broken data stream"),
+        (WRONG_CHECKSUM, GOOD_MASK, "image", "cannot be decoded: .*checksum"),
         (b"\xff\xd8\xff broken", GOOD_MASK, "image", "cannot be decoded"),
         (encoded(Image.fromarray(PIXELS), "BMP"), GOOD_MASK, "image", "is not JPEG or PNG or WEBP by its content"),
         (encoded(Image.fromarray(MASK.astype(np.uint16))), GOOD_MASK, "image", "an image has 8 bits per channel"),
@@ -76,7 +81,19 @@ ROTATED[0x0112] = 6
         (GOOD_IMAGE, encoded(Image.fromarray(MASK.astype(np.uint16) + 999)), "mask", "labels from 999 to 1254"),
         (GOOD_IMAGE, encoded(Image.fromarray(MASK.T)), "mask", r"is a mask of 3 x 2 pixels .* for an image of 2 x 3"),
     ],
-    ids=["empty", "truncated", "broken", "bmp", "16 bits", "mask jpeg", "mask rgb", "mask labels", "mask size"],
+    ids=[
+        "empty",
+        "truncated",
+        "no data",
+        "checksum",
+        "broken",
+        "bmp",
+        "16 bits",
+        "mask jpeg",
+        "mask rgb",
+        "mask labels",
+        "mask size",
+    ],
 )
 def test_what_cannot_be_read_names_the_file_and_the_reason(
     tmp_path: Path, image: bytes, mask: bytes, file: str, reason: str

@@ -1,0 +1,86 @@
+"""The champion of a model over HTTP.
+
+`serve run services.segmentation:build` on one machine, `serve deploy services/segmentation.yaml` on a cluster.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+import torch
+from ray import serve
+from ray.serve.config import BackpressureConfig
+from starlette.types import ASGIApp
+
+from fcn_core import storage
+from services._access import check_exposure
+from services._app import create_app
+from services._service import Service
+from services._settings import Serving, read_settings
+
+CONNECTIONS = 1000
+"""Requests of a replica that Serve lets through at once. Most upload; how many compute is for the service to say."""
+
+
+class Segmentation:
+    """A replica: an ASGI application around a `Service`.
+
+    Raises:
+        ValueError: it could be reached from other machines without tokens, or there is no GPU.
+        ValueError, OSError, RefusedError: as `Service`.
+    """
+
+    def __init__(self, settings: Serving) -> None:
+        check_exposure(_host(), settings.tokens)
+        self._service = Service(settings, _device(settings))
+
+    def check_health(self) -> None:
+        """Ask Serve for another replica if the device of this one failed."""
+        self._service.stages.check_device()
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return create_app(self._service, echo_request_id=False)
+
+
+def build(arguments: Mapping[str, Any]) -> serve.Application:
+    """Return the application that Ray Serve runs.
+
+    Args:
+        arguments: settings by name, over those of the environment.
+
+    Raises:
+        ValueError: one is unknown or does not fit.
+    """
+    settings = read_settings(arguments)
+    # Replicas have another working directory.
+    places = {"storage": storage.absolute(settings.storage)}
+    places |= {"tokens": storage.absolute(settings.tokens)} if settings.tokens else {}
+    settings = settings.model_copy(update=places)
+    deployment = serve.deployment(
+        name="Segmentation",
+        max_ongoing_requests=CONNECTIONS,
+        max_queued_requests=CONNECTIONS,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
+        ray_actor_options={"num_cpus": 1, "num_gpus": int(_wants_gpu(settings))},
+    )
+    return deployment(serve.ingress()(Segmentation)).bind(settings)
+
+
+def _wants_gpu(settings: Serving) -> bool:
+    if settings.device != "auto":
+        return settings.device == "cuda"
+    # `serve run` starts Ray after it has built the application, on this machine; `serve deploy` builds on the cluster.
+    return bool(ray.cluster_resources().get("GPU") if ray.is_initialized() else torch.cuda.is_available())
+
+
+def _device(settings: Serving) -> str:
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but this replica sees no GPU: give nodes GPUs, or set device to auto or cpu")
+    return "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _host() -> str:
+    """Return the address that Serve listens on."""
+    client = serve.context._get_global_client()  # noqa: SLF001 -- Serve tells it nowhere else from within.
+    options = ray.get(client._controller.get_http_config.remote())  # noqa: SLF001
+    return str(options.host)
