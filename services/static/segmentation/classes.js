@@ -45,7 +45,7 @@ function row(name, results, hidden, toggle) {
   const shares = found.map((one) => one?.share ?? null);
   const cells = results.length > 1
     ? [...shares.map((share) => percent(share)), difference(...shares)]
-    : [withBar(shares[0], colour), percent(found[0].confidence)];
+    : [withBar(shares[0]), percent(found[0].confidence)];
   const line = element(
     "tr", { className: shares.some((share) => share > 0) ? "" : "gone" },
     element("th", { scope: "row" }, element("label", { className: "class" }, box, swatch(colour), name)),
@@ -55,10 +55,9 @@ function row(name, results, hidden, toggle) {
   return line;
 }
 
-function withBar(share, [red, green, blue]) {
+function withBar(share) {
   const fill = element("span");
   fill.style.width = `${100 * share}%`;
-  fill.style.backgroundColor = `rgb(${red} ${green} ${blue})`;
   return element("div", {}, percent(share), element("div", { className: "bar" }, fill));
 }
 

@@ -48,7 +48,7 @@ async function openUnit() {
 function facts(unit) {
   const [strongest] = unit.images;
   const sides = [
-    unit.theoretical_px ? `in theory ${unit.theoretical_px.join(" × ")} px` : "in theory everything",
+    unit.theoretical_px ? `in theory ${unit.theoretical_px.join(" x ")} px` : "in theory everything",
     unit.effective_side_px === null ? "" : `by gradient ${unit.effective_side_px.toFixed(0)} px`,
     `by occlusion ${unit.empirical.side_px.toFixed(0)} px`,
   ];

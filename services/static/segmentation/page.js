@@ -120,7 +120,7 @@ function showResults() {
   paint();
   const number = namesOf(results).filter((name) => results.some((result) => result.of(name)?.share > 0)).length;
   const times = results.map((result) => `version ${result.model.version} in ${result.seconds.toFixed(2)} s`).join(", ");
-  parts.status.textContent = `${first.width} × ${first.height} pixels, ${number} classes, by ${times}.`;
+  parts.status.textContent = `${first.width} x ${first.height} pixels, ${number} classes, by ${times}.`;
   describeModel(first.model);
   const at = cursor();
   if (at) read(at.x, at.y, false);
