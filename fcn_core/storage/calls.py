@@ -18,6 +18,8 @@ SLOWEST = 2**20
 LISTINGS = ("find", "ls", "rm")
 """Methods that take many requests for one call."""
 _LISTING_FACTOR = 10
+_PART = 50 * 2**20
+"""Bytes of the parts in which s3fs uploads and downloads large files."""
 _CONNECT_S = 10.0
 _PASSING_ERRNOS = {
     errno.EIO,
@@ -115,7 +117,7 @@ class Place(NamedTuple):
             if is_refusal(error):
                 raise RefusedError(f"{self.url} refuses {method}: {one_line(error)}") from error
             if isinstance(error, TimeoutError) and not str(error):
-                raise TimeoutError(f"no answer within {deadline_s:g} s") from error
+                raise TimeoutError(f"no answer within {deadline_s:.3g} s") from error
             raise
 
     def _warn(self, method: str, state: RetryCallState) -> None:
@@ -143,9 +145,10 @@ def open_url(url: str) -> Place:
 def _botocore() -> dict[str, Any]:
     """Return botocore's settings: few attempts of its own, for the parts of a large file; the rest is ours."""
     ours = {
-        "retries": {"mode": "standard", "total_max_attempts": 3},
+        "retries": {"mode": "standard", "total_max_attempts": 2},
         "connect_timeout": _CONNECT_S,
-        "read_timeout": Limits.read().deadline_s,
+        # It runs while a part of a large file goes up.
+        "read_timeout": Limits.read().deadline_s + _PART / SLOWEST,
     }
     return {**fsspec.config.conf.get("s3", {}).get("config_kwargs", {}), **ours}
 
