@@ -15,7 +15,7 @@ from jobs._cli import Resources, RunFailedError
 ROOT = Path(__file__).parents[1]
 """The code that workers need."""
 
-PASSED_ON = ("AWS_", "GOOGLE_APPLICATION_CREDENTIALS", "FCN_CACHE", "MLFLOW_", "RAY_TRAIN_")
+PASSED_ON = ("AWS_", "GOOGLE_APPLICATION_CREDENTIALS", "FCN_CACHE", "FCN_STORAGE_", "MLFLOW_", "RAY_TRAIN_")
 """How the names of environment variables begin that workers need too."""
 
 RAY_SETTINGS = {

@@ -185,7 +185,7 @@ def train_on_cluster(
 
 
 def _worker(config: dict[str, Any]) -> Exception | None:
-    """Train on this worker. A loss that diverged is returned, not raised: Ray would try again, to no avail."""
+    """Train on this worker. What another try does not mend is returned, not raised: Ray would try again."""
     from jobs._runtime import RayRuntime
 
     launch: Launch = config["launch"]
@@ -194,7 +194,7 @@ def _worker(config: dict[str, Any]) -> Exception | None:
     keep = Keep(launch.keep_checkpoints, launch.save_every)
     try:
         fit(config["run"], config["url"], config["audit"], runtime, loader=loader, keep=keep)
-    except NonFiniteLossError as error:
+    except (NonFiniteLossError, storage.RefusedError) as error:
         return error
     except torch.OutOfMemoryError as error:
         knobs = "lower optim.batch_size or data.crop, or raise optim.accumulate"
