@@ -1,6 +1,7 @@
 """Training a run on a Ray cluster: everything between the command line and `fcn_core.fit`."""
 
-import pickle
+# What is unpickled is what our own workers put on our own board.
+import pickle  # nosec B403
 import platform
 import signal
 import sys
