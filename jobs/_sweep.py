@@ -226,7 +226,10 @@ def _run_trials(study: Study, launch: Launch, audits: Sequence[Audit], command: 
     def next_member() -> Member | Literal["wait"] | None:
         if troubles:
             raise troubles[0]
-        return study.next()
+        member = study.next()
+        if isinstance(member, Member):
+            board.started(member)
+        return member
 
     def ended(member: Member, status: Status | None, reason: str) -> None:
         try:
