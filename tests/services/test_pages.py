@@ -1,6 +1,7 @@
 """What pages are served with; tests/services/test_page.py opens one in a browser."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,32 @@ def test_a_page_needs_no_token(lab: Path, tmp_path: Path) -> None:
     client = TestClient(create_app(serving(lab, tokens=str(tokens))), base_url="http://lab.example")
     assert client.get("/").status_code == 200
     assert client.get("/static/api.js").status_code == 200
+
+
+def test_all_files_are_part_of_the_package() -> None:
+    patterns = tomllib.loads((STATIC.parents[1] / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    packed = {path for pattern in patterns["services"] for path in STATIC.parent.glob(pattern) if path.is_file()}
+    assert {path for path in STATIC.rglob("*") if path.is_file()} <= packed
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance of a colour, after WCAG 2."""
+    values = (int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))
+    red, green, blue = (value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    ("front", "back", "least"),
+    [
+        *(("text", "page", 7), ("text", "raised", 7), ("muted", "page", 4.5), ("muted", "raised", 4.5)),
+        *(("accent", "page", 4.5), ("accent", "raised", 4.5), ("on-accent", "accent", 4.5)),
+        *(("error", "error-page", 4.5), ("control", "page", 3), ("control", "raised", 3)),
+    ],
+)
+def test_colours_can_be_told_apart(scheme: int, front: str, back: str, least: float) -> None:
+    blocks = re.findall(r":root \{(.*?)\}", (STATIC / "base.css").read_text(), re.DOTALL)
+    colours = dict(re.findall(r"--([\w-]+): (#\w{6});", blocks[scheme]))
+    dark, light = sorted((luminance(colours[front]), luminance(colours[back])))
+    assert (light + 0.05) / (dark + 0.05) >= least
