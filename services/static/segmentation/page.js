@@ -60,8 +60,12 @@ async function take(file) {
   parts.under.hidden = true;
   parts.panel.hidden = true;
   parts.status.textContent = "";
-  showPhoto(mine.url, file.name);
+  const isPicture = showPhoto(mine.url, file.name);
   await segment();
+  if (mine !== picture || results.length || await isPicture) return;
+  // Neither the service nor the browser can do anything with it.
+  parts.stage.hidden = true;
+  parts.empty.hidden = false;
 }
 
 /** Ask for what is not yet known of the picture, and show it. A request that is under way is given up. */
