@@ -96,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(int(str(kind)), {"Content-Type": "application/xml"}, self._explained(CODES[str(kind)]))
             return
         if kind == "slow":
-            self.server.ended.wait(0.8)
+            self.server.ended.wait(0.6)
         if kind == "truncated" and body:
             self._hand_on_half(body)
             self._reset()
