@@ -15,6 +15,7 @@ from jobs._models import ModelsCommand
 from jobs._promote import PromoteCommand
 from jobs._receptive_field import ReceptiveFieldCommand
 from jobs._staged import StagedCommand
+from jobs._storage import StorageCommand
 from jobs._sweep import SweepCommand
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,7 @@ OTHERS: dict[str, type[Settings]] = {
     "models": ModelsCommand,
     "promote": PromoteCommand,
     "receptive_field": ReceptiveFieldCommand,
+    "storage": StorageCommand,
     "sweep": SweepCommand,
     "train_staged": StagedCommand,
 }
