@@ -8,6 +8,7 @@ demo: .venv/ready  ## train FCN-8s on the built-in street scenes and draw the re
 	$(BIN)/python jobs/train_fcn8s.py streets --workers 2
 
 test: .venv/ready  ## every test but the slow ones
+	@command -v chromium >/dev/null || { echo "error: the tests open pages in Chromium: apt-get install chromium" >&2; exit 2; }
 	$(BIN)/python -m pytest -m "not slow" --cov=fcn_core --cov=services --cov-fail-under=95
 
 test-slow: .venv/ready  ## whole runs and sweeps, faults

@@ -16,7 +16,8 @@ from pydantic.json_schema import models_json_schema
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services import _about, _segment
+from services import _about, _receptive_fields, _segment
+from services._pages import page_router
 from services._problems import GONE, SECURITY_HEADERS, ProblemDetails, handle_problems
 from services._schemas import Segmentation, Segmentations
 from services._service import Service
@@ -40,7 +41,8 @@ def create_app(service: Service, *, echo_request_id: bool = True) -> FastAPI:
 
     app = FastAPI(title="FCN Lab segmentation", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service = service
-    for router in (_segment.router, _about.models, _about.health):
+    routers = (_segment.router, _about.models, _receptive_fields.router, _about.health, page_router("segmentation"))
+    for router in routers:
         app.include_router(router)
     handle_problems(app)
     app.add_middleware(_Envelope, service=service, echo=echo_request_id)

@@ -22,7 +22,7 @@ SECURITY_HEADERS = {
 MEANINGS = {
     400: "The request cannot be understood.",
     401: "There is no token, or it is not or no longer valid.",
-    404: "There is no such route, model or version.",
+    404: "There is no such route, model, version or file.",
     405: "The route does not know this method.",
     406: "Nothing that `Accept` allows can be sent.",
     408: "The upload took too long.",
