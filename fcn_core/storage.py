@@ -173,6 +173,34 @@ def verify(url: str) -> dict[str, dict[str, Any]]:
     return files
 
 
+def contents(url: str) -> dict[str, dict[str, Any]]:
+    """Return size and SHA-256 of each file that was published at `url`, without looking at the files.
+
+    Raises:
+        TornError: nothing was published there, or its manifest is damaged.
+    """
+    return _manifest(url)
+
+
+def read_published(url: str, name: str) -> bytes:
+    """Return one verified file of those published at `url`.
+
+    Raises:
+        FileNotFoundError: it is none of them.
+        TornError: the folder or the file is damaged.
+    """
+    files = _manifest(url)
+    if name not in files:
+        raise FileNotFoundError(f"{url} has no file {name}")
+    try:
+        found = read_bytes(join(url, name))
+    except FileNotFoundError as error:
+        raise TornError(f"{url} is damaged: {name} is missing") from error
+    if hashlib.sha256(found).hexdigest() != files[name]["sha256"]:
+        raise TornError(f"{url} is damaged: {name} has not the SHA-256 of {MANIFEST}")
+    return found
+
+
 def fetch(url: str) -> Path:
     """Return a local folder with the verified files published at `url`, downloaded once per node.
 

@@ -6,8 +6,9 @@ from functools import partial
 
 from fastapi import FastAPI
 
-from services import _about, _segment
+from services import _about, _receptive_fields, _segment
 from services._envelope import Envelope, describe
+from services._pages import page_router
 from services._problems import handle_problems
 from services._schemas import Segmentation, Segmentations
 from services._service import Service
@@ -31,7 +32,8 @@ def create_app(service: Service, *, echo_request_id: bool = True) -> FastAPI:
 
     app = FastAPI(title="FCN Lab segmentation", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service = service
-    for router in (_segment.router, _about.models, _about.health):
+    routers = (_segment.router, _about.models, _receptive_fields.router, _about.health, page_router("segmentation"))
+    for router in routers:
         app.include_router(router)
     handle_problems(app)
     app.add_middleware(Envelope, counting=service.metrics, echo=echo_request_id)
