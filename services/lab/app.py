@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services._envelope import Envelope, describe
+from services._pages import page_router
 from services._problems import Problem, handle_problems, respond
 from services.lab import acting, reading
 from services.lab.service import Lab, Uncounted
@@ -35,7 +36,7 @@ def create_app(lab: Lab, *, echo_request_id: bool = True) -> FastAPI:
 
     app = FastAPI(title="FCN Lab experiments", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.lab = lab
-    for router in (reading.runs, reading.others, acting.jobs, acting.health):
+    for router in (reading.runs, reading.others, acting.jobs, acting.health, page_router("experiments")):
         app.include_router(router)
     handle_problems(app)
 
