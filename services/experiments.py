@@ -29,7 +29,7 @@ class ExperimentService:
 
     def __init__(self, settings: Experiments) -> None:
         check_exposure(host(), settings.tokens)
-        self._lab = Lab(settings, _connect_to(settings.cluster))
+        self._lab = Lab(settings, _connect_to(settings.cluster, settings.deadline_s))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return create_app(self._lab, echo_request_id=False)
@@ -59,10 +59,13 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
     return deployment(serve.ingress()(ExperimentService)).bind(settings.model_copy(update=places))
 
 
-def _connect_to(cluster: str | None) -> Callable[[], Client]:
+def _connect_to(cluster: str | None, deadline_s: float) -> Callable[[], Client]:
     """Return what makes a client of the cluster at a URL, or of the one that this process belongs to."""
 
-    def connect() -> Client:
-        return cast("Client", JobSubmissionClient(cluster))
+    class WithDeadline(JobSubmissionClient):  # type: ignore[misc] # mypy does not look at Ray.
+        """Ray's client would wait for ever for a dashboard that hangs."""
 
-    return connect
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:  # noqa: ANN401 -- as Ray has them.
+            return super()._do_request(method, endpoint, timeout=deadline_s, **options)
+
+    return lambda: cast("Client", WithDeadline(cluster))

@@ -176,6 +176,8 @@ class Head(NamedTuple):
 
     address: str
     environment: Mapping[str, str]
+    gcs: str
+    """What drivers join."""
 
     def submit(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run `python` with these arguments as a job, and wait for its end."""
@@ -202,7 +204,7 @@ def ray_head(environment: Mapping[str, str]) -> Iterator[Head]:
     )
     try:
         wait_for(dashboard)
-        yield Head(f"http://127.0.0.1:{dashboard}", ours)
+        yield Head(f"http://127.0.0.1:{dashboard}", ours, f"127.0.0.1:{gcs}")
     finally:
         head.terminate()
         head.wait()

@@ -21,6 +21,7 @@ from services.lab.jobs import Client
 from services.lab.service import Lab
 from services.lab.settings import Experiments
 from tests.jobs.commands import evaluation_of, write_run
+from tests.services.test_access import write
 from tests.tiny import changed
 
 CLASSES = Classes(names=("sky", "road", "car"), colours=((0, 0, 255), (128, 128, 128), (255, 0, 0)))
@@ -71,6 +72,15 @@ class FakeCluster:
 
     def end(self, job_id: str, status: str) -> None:
         self.jobs[job_id] = self.jobs[job_id]._replace(status=status, end_time=1_700_000_100_000)
+
+
+def reader_and_actor(folder: Path) -> str:
+    """Write a file of two tokens, fcn_read and fcn_act, of which one may act; return its path."""
+    file = write(folder / "tokens.json", reader="fcn_read", actor="fcn_act")
+    kept = json.loads(file.read_text())
+    kept["tokens"][1]["may_act"] = True
+    file.write_text(json.dumps(kept))
+    return str(file)
 
 
 def fine(_: str, __: Sequence[str]) -> str | None:

@@ -1,4 +1,3 @@
-import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,9 +11,9 @@ from services.lab import jobs
 from services.lab.jobs import Jobs, commands, look_at
 from tests.jobs.commands import ROOT
 from tests.services.lab.conftest import Place
-from tests.services.lab.made import FakeCluster, FakeJob, client_of, lab_of
+from tests.services.lab.made import FakeCluster, FakeJob, client_of, lab_of, reader_and_actor
 from tests.services.serving import problem
-from tests.services.test_access import bearer, write
+from tests.services.test_access import bearer
 
 TRAIN = {"command": "train_fcn8s", "arguments": ["streets", "--workers", "2"]}
 
@@ -195,11 +194,7 @@ def test_promotions_that_cannot_be_are_refused(
 
 @pytest.fixture
 def guarded(place: Place, cluster: FakeCluster, tmp_path: Path) -> Iterator[TestClient]:
-    file = write(tmp_path / "tokens.json", reader="fcn_read", actor="fcn_act")
-    kept = json.loads(file.read_text())
-    kept["tokens"][1]["may_act"] = True
-    file.write_text(json.dumps(kept))
-    with client_of(lab_of(place.folder, cluster, tokens=str(file))) as client:
+    with client_of(lab_of(place.folder, cluster, tokens=reader_and_actor(tmp_path))) as client:
         yield client
 
 
