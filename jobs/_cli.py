@@ -32,7 +32,7 @@ from fcn_core.settings import Run, Stride, Value, override
 FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 """Exit codes; the second is for what the user can mend."""
 ENVIRONMENT_ONLY = {"FCN_CACHE"}
-OF_SERVICES = ("FCN_SERVE_", "FCN_TOKENS_")
+OF_SERVICES = ("FCN_SERVE_", "FCN_EXPERIMENTS_", "FCN_TOKENS_")
 """How the names of settings begin that are none of a job."""
 
 

@@ -22,7 +22,7 @@ _NAME: TypeAdapter[str] = TypeAdapter(Name)
 @jobs.get("/v1/commands", summary="What can be submitted", responses=ERRORS)
 def list_commands(_: Reader) -> Commands:
     """Return the commands; `python jobs/NAME.py --help` says what each takes."""
-    return Commands(commands=commands())
+    return Commands(commands=[*commands()])
 
 
 @jobs.get("/v1/jobs", summary="Jobs of the cluster", responses=ERRORS | _CLUSTER)

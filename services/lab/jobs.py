@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -165,10 +166,11 @@ class Jobs:
             raise Problem(502, f"the cluster does not answer as it should: {why}") from error
 
 
-def commands() -> list[Command]:
+@cache
+def commands() -> tuple[Command, ...]:
     """Return what can be submitted: the files of jobs/ that people start, with the first line of each."""
     files = sorted((ROOT / "jobs").glob("[!_]*.py"))
-    return [Command(name=file.stem, summary=_summary(file)) for file in files if file.stem not in NOT_HERE]
+    return tuple(Command(name=file.stem, summary=_summary(file)) for file in files if file.stem not in NOT_HERE)
 
 
 def look_at(command: str, arguments: Sequence[str]) -> str | None:

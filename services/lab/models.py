@@ -78,9 +78,9 @@ class ModelShelf:
         self, name: str, number: int, versions: Mapping[str, str], champion: int | None
     ) -> VersionSummary | None:
         paths = {file: f"{name}/{number}/{file}" for file in (FACTS, REPORT, GATE)}
-        found = {file: versions.get(path) for file, path in paths.items()}
-        facts = self._files.make(paths[FACTS], _facts, found[FACTS] or "")
-        report = self._files.make(paths[REPORT], _report, found[REPORT] or "")
+        found = {file: versions.get(path, "") for file, path in paths.items()}
+        facts = self._files.make(paths[FACTS], _facts, found[FACTS])
+        report = self._files.make(paths[REPORT], _report, found[REPORT])
         gate = self._files.make(paths[GATE], _gate, found[GATE]) if found[GATE] else None
         if not isinstance(facts, Facts) or not isinstance(report, Report):
             return None

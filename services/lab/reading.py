@@ -1,6 +1,7 @@
 """The routes that tell what is stored."""
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
@@ -24,7 +25,9 @@ from services.lab.service import Reader, TheLab
 
 ERRORS = declared(401, 421, 422, 500, 503)
 ABSENT = ERRORS | declared(404, 409)
-_PNG = {200: {"description": "A picture", "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}}
+_PNG: dict[int | str, dict[str, Any]] = {
+    200: {"description": "A picture", "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
+}
 MOST_COMPARED = 8
 Sort = Literal["score", "validation", "started", "name", "epochs"]
 Two = Annotated[list[str], Query(alias="run", min_length=2, max_length=MOST_COMPARED, description="run_id, repeated")]
@@ -161,7 +164,7 @@ def _distinct(run_ids: list[str]) -> list[str]:
 
 def _sorted(found: list[RunSummary], sort: Sort, *, ascending: bool) -> list[RunSummary]:
     """Return runs in order; those that have nothing to be sorted by come last."""
-    keys = {
+    keys: dict[Sort, Callable[[RunSummary], Any]] = {
         "score": lambda one: one.score and one.score.value,
         "validation": lambda one: one.validation,
         "started": lambda one: one.started,

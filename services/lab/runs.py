@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -60,7 +61,7 @@ class Runs:
     def __init__(self, url: str, refresh_s: float) -> None:
         self._files = Files(url, refresh_s)
         self._grouped: tuple[Mapping[str, str], dict[str, dict[str, str]]] = ({}, {})
-        self._compare = lru_cache(64)(self._compared)
+        self._compare, self._comparing = lru_cache(64)(self._compared), threading.Lock()
 
     def close(self) -> None:
         """End all threads."""
@@ -160,7 +161,9 @@ class Runs:
             if seal is None:
                 raise Problem(409, f"{run_id} has no evaluation {evaluation}: submit evaluate")
             seals.append((run_id, seal))
-        return self._compare(tuple(seals), evaluation)
+        # It takes a CPU for a while: one at a time, and who asks for the same waits for it.
+        with self._comparing:
+            return self._compare(tuple(seals), evaluation)
 
     def _compared(self, seals: tuple[tuple[str, str], ...], evaluation: str) -> Comparison:
         entrants = [Entrant(self._facts(run_id).settings, self._stored(run_id, evaluation)) for run_id, _ in seals]

@@ -18,6 +18,7 @@ export async function showComparison({ main, signal, query }) {
       table("Settings that differ", ["Setting", ...names.map((one) => element("th", { scope: "col" }, one))], rows),
       element("p", { className: "muted" }, `${differences.same} settings are the same.`)));
   try {
+    asked.set("evaluation", query.get("evaluation") ?? "val");
     const found = await askJson(`v1/comparisons?${asked}`, { signal });
     main.append(...paired(found));
   } catch (error) {

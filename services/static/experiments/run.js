@@ -150,8 +150,10 @@ function facts(run) {
   const made = [element("details", {}, element("summary", {}, `${settings.length} settings`),
     table("Settings", ["Setting", "Value"], settings))];
   if (run.restarts.length) {
-    const rows = run.restarts.map((one, index) => [String(index + 1), element("code", {}, shown(one))]);
-    made.unshift(element("details", {}, element("summary", {}, `${run.restarts.length} restarts`), table("Restarts", ["", "What happened"], rows)));
+    const rows = run.restarts.map((one, index) => [
+      String(one.restart ?? index + 1), time(one.time ?? null), one.cause ?? "", shown(one.resumed_at ?? ""), shown(one.steps_again ?? "–")]);
+    made.unshift(element("details", {}, element("summary", {}, `${run.restarts.length} restarts`),
+      table("Restarts", ["", "When", "Why", "Went on at step", "Steps done again"], rows)));
   }
   if (run.folds.length) {
     made.unshift(element("p", {}, "Folds: ", ...run.folds.flatMap((one) => [element("a", { href: below("#/runs", one) }, one), " "])));

@@ -42,7 +42,7 @@ export async function showRuns({ main, signal }) {
     choose();
   };
   compare.addEventListener("click", () => {
-    location.hash = `#/compare?${new URLSearchParams([...chosen].map((one) => ["run", one]))}`;
+    location.hash = `#/compare?${new URLSearchParams([["evaluation", asked.evaluation], ...[...chosen].map((one) => ["run", one])])}`;
   });
   fill(controls, found, ask);
   main.replaceChildren(

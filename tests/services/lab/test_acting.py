@@ -247,3 +247,14 @@ def test_the_token_of_the_cluster_stays_here(client: TestClient, monkeypatch: py
     for path in (*READING, "/v1/jobs/raysubmit_0/log", "/openapi.json"):
         answer = client.get(path)
         assert "r" * 40 not in answer.text + str(answer.headers)
+
+
+def test_every_response_has_an_id_and_security_headers(client: TestClient) -> None:
+    for path in ("/v1/runs", "/nothing", "/healthz", "/openapi.json"):
+        headers = client.get(path, headers={"x-request-id": "mine"}).headers
+        assert headers["x-request-id"] == "mine"
+        assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+        assert headers["cache-control"] == "no-store"
+    page = client.get("/")
+    assert "unsafe" not in page.headers["content-security-policy"]
+    assert page.headers["content-type"].startswith("text/html")

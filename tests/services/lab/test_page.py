@@ -163,13 +163,13 @@ def test_a_job_is_submitted_followed_and_stopped(shown: Shown) -> None:
 @pytest.mark.parametrize("shown", ["guarded"], indirect=True)
 def test_a_token_is_asked_for_and_one_that_may_read_gets_no_buttons(shown: Shown) -> None:
     page = shown.page
-    page.get_by_label("Token").fill("fcn_read")
+    page.get_by_role("textbox", name="Token").fill("fcn_read")
     page.get_by_role("button", name="Use token").click()
     expect(page.locator("#who")).to_have_text("reader, may read")
     page.get_by_role("link", name="Jobs").click()
     expect(page.locator("main")).to_contain_text("This token may look, not submit.")
     page.get_by_role("button", name="Forget token").click()
-    page.get_by_label("Token").fill("fcn_act")
+    page.get_by_role("textbox", name="Token").fill("fcn_act")
     page.get_by_role("button", name="Use token").click()
     expect(page.get_by_role("button", name="Submit")).to_be_visible()
 

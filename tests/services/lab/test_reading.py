@@ -193,9 +193,9 @@ def test_what_is_damaged_is_named_and_harms_nothing_else(tmp_path: Path, cluster
 
 def test_restarts_are_told_where_they_are_recorded(tmp_path: Path, cluster: FakeCluster) -> None:
     run_id = add_run(tmp_path, {})
-    (tmp_path / "runs" / run_id / "restarts.jsonl").write_text('{"step": 3}\n{"step": 6}\n')
+    (tmp_path / "runs" / run_id / "restarts.jsonl").write_text('{"restart": 1, "cause": "x"}\n')
     with client_of(lab_of(tmp_path, cluster)) as client:
-        assert client.get(f"/v1/runs/{run_id}").json()["restarts"] == [{"step": 3}, {"step": 6}]
+        assert client.get(f"/v1/runs/{run_id}").json()["restarts"] == [{"restart": 1, "cause": "x"}]
 
 
 def test_files_are_read_once_and_anew_when_they_change(
@@ -205,7 +205,12 @@ def test_files_are_read_once_and_anew_when_they_change(
     add_run(tmp_path, {"name": "other"})
     read: list[str] = []
     plain = storage.read_bytes
-    monkeypatch.setattr(storage, "read_bytes", lambda url: (read.append(url), plain(url))[1])
+
+    def noted(url: str) -> bytes:
+        read.append(url)
+        return plain(url)
+
+    monkeypatch.setattr(storage, "read_bytes", noted)
     with client_of(lab_of(tmp_path, cluster)) as client:
         client.get("/v1/runs")
         assert len(read) == len(set(read)) == 5
