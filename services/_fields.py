@@ -90,7 +90,7 @@ class Fields:
 
     def _describe(self, id_: str) -> FieldDescription:
         url = self._place(id_)
-        files = storage.contents(url)
+        files = storage.read_manifest(url)
         numbers = _Numbers.model_validate_json(storage.read_published(url, NUMBERS))
         return FieldDescription(
             id=id_,

@@ -30,6 +30,14 @@ export async function askJson(path, options = {}) {
   return answer.json();
 }
 
+/** Save what a request gives as a file. */
+export async function save(path, options, name) {
+  const url = URL.createObjectURL(await (await ask(path, options)).blob());
+  element("a", { href: url, download: name }).click();
+  // The browser reads it after this.
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+}
+
 /** Tell whether requests carry a token. */
 export const hasToken = () => token !== null;
 

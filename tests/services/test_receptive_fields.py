@@ -13,23 +13,10 @@ from starlette.testclient import TestClient
 from fcn_core import storage
 from services._fields import FOLDER
 from services._service import Service
-from tests.jobs.test_receptive_field import looked
 from tests.services.serving import client_of, opened, problem, serving
 from tests.services.test_access import bearer, write
 
 ROUTE = "/v1/receptive-fields"
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, lab: Path) -> Path:
-    """A storage with a model and what a real job found of two units."""
-    place = tmp_path_factory.mktemp("place")
-    (place / "models").symlink_to(lab / "models")
-    looked(place, unit="4,5")
-    (place / FOLDER / "resnet18-theory.png").write_bytes(b"of all layers, not of a look")
-    (place / FOLDER / "torn").mkdir()
-    (place / "secret.json").write_text("{}")
-    return place
 
 
 @pytest.fixture(scope="module")
