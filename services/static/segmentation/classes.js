@@ -25,9 +25,9 @@ export const namesOf = (results) => [...new Set(results.flatMap((result) => resu
 /** Show what one or two results found. `toggle` is called with a name and whether its class is shown. */
 export function showClasses(results, hidden, toggle) {
   const heads = results.length > 1
-    ? [...results.map((result) => `v ${result.model.version}, %`), "change"]
-    : ["share", "confidence"];
-  columns.replaceChildren(element("tr", {}, ...["class", ...heads].map((head) => element("th", { scope: "col" }, head))));
+    ? ["share in %", ...results.map((result) => `v ${result.model.version}`), "change"]
+    : ["class", "share", "confidence"];
+  columns.replaceChildren(element("tr", {}, ...heads.map((head) => element("th", { scope: "col" }, head))));
   body.replaceChildren(...namesOf(results).map((name) => row(name, results, hidden, toggle)));
 }
 
