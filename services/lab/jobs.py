@@ -153,9 +153,8 @@ class Jobs:
 
     def _ask(self, question: Callable[[Client], _T]) -> _T:
         try:
-            if self._client is None:
-                self._client = self._connect()
-            return question(self._client)
+            client = self._client = self._client or self._connect()
+            return question(client)
         except Exception as error:
             # Ray's client and what it is made of have no base in common for what goes wrong.
             self._client = None
@@ -214,7 +213,7 @@ def _details(found: Any, runs: Mapping[str, str]) -> JobDetails | None:  # noqa:
     ours = _OURS.search(found.entrypoint)
     if ours is None or ours[1] not in {one.name for one in commands()} or not found.submission_id:
         return None
-    arguments = shlex.split(found.entrypoint[ours.end() :])
+    arguments = _words(found.entrypoint[ours.end() :])
     if arguments[-2:-1] == ["--storage"]:
         arguments = arguments[:-2]
     return JobDetails(
@@ -228,6 +227,14 @@ def _details(found: Any, runs: Mapping[str, str]) -> JobDetails | None:  # noqa:
         ended=_time(found.end_time),
         run_id=runs.get(found.submission_id),
     )
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError:
+        # Submitted elsewhere, and no shell would take it.
+        return line.split()
 
 
 def _time(milliseconds: int | None) -> datetime | None:
