@@ -208,7 +208,8 @@ def test_a_multipart_upload_that_fails_once_in_each_part(
 @BOTH
 def test_what_a_bucket_holds_is_listed_as_any_client_does(s3: Proxy, folder: RunFolder) -> None:
     save(folder, 1)
-    client: Any = boto3.client("s3", endpoint_url=s3.url)
+    # Not the session that boto3 keeps, which may have another server's credentials.
+    client: Any = boto3.session.Session().client("s3", endpoint_url=s3.url)
     listed = client.list_objects_v2(Bucket="lab", Prefix=folder.url.removeprefix("s3://lab/"))["Contents"]
     assert sorted(one["Key"].rpartition("/")[2] for one in listed) == sorted(
         [storage.COMMIT, storage.MANIFEST, "epochs.jsonl", "model.json", "model.safetensors", "state.pt"]
