@@ -183,8 +183,10 @@ class Head(NamedTuple):
         """Return what Prometheus would scrape, where Ray says that it can."""
         discovery = Path(self.environment["RAY_TMPDIR"]) / "ray" / "prom_metrics_service_discovery.json"
         targets = [target for group in json.loads(discovery.read_bytes()) for target in group["targets"]]
-        pages = [urlopen(f"http://{target}/metrics", timeout=10).read().decode() for target in targets]  # noqa: S310
-        return [sample for page in pages for family in text_string_to_metric_families(page) for sample in family.samples]
+        pages = [urlopen(f"http://{target}/metrics", timeout=10).read().decode() for target in targets]
+        return [
+            sample for page in pages for family in text_string_to_metric_families(page) for sample in family.samples
+        ]
 
     def submit(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run `python` with these arguments as a job, and wait for its end."""
