@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow check fix clean
+.PHONY: demo test test-slow chaos check fix clean
 
 demo: .venv/ready  ## train FCN-8s on the built-in street scenes and draw the results
 	$(BIN)/python jobs/train_fcn8s.py streets --workers 2
@@ -12,6 +12,10 @@ test: .venv/ready  ## every test but the slow ones
 
 test-slow: .venv/ready  ## whole runs and sweeps, faults
 	$(BIN)/python -m pytest -m slow
+
+MINUTES ?= 5
+chaos: .venv/ready  ## kills at random for MINUTES (5), then proves that not a bit is lost; SEED=N repeats it
+	$(BIN)/python -m tests.faults.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 check: .venv/ready  ## style, types and import directions
 	$(BIN)/ruff check .

@@ -244,8 +244,9 @@ class Training:
             (share * self.runtime.workers).backward()
             total += share.detach()
         notice = torch.full_like(total, self.runtime.has_notice())
-        total, self.notices = self.runtime.sum_over_workers(torch.stack([total, notice]))
-        return total
+        sums = self.runtime.sum_over_workers(torch.stack([total, notice]))
+        self.notices = sums[1]
+        return sums[0]
 
     def _exchange_gradients(self, now: bool) -> None:
         if isinstance(self.wrapped, DistributedDataParallel):

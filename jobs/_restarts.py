@@ -131,7 +131,8 @@ def cause_of(error: TrainingFailedError, timeout_s: int) -> str:
         case WorkerGroupError():
             rank, first = min(error.worker_failures.items(), key=lambda one: (_consequence(one[1]), one[0]))
             return f"worker {rank} {_what(first, timeout_s)}"
-    return last_line(error)
+        case _:
+            return last_line(error)
 
 
 def last_line(error: object) -> str:

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,8 +51,8 @@ def attempt(folder: Path, kill: Kill | None) -> tuple[list[int], list[list[Noted
     """Run two workers; return how each ended, as `os.waitstatus_to_exitcode` has it, and what each did to files."""
     group = folder.with_suffix(".group")
     group.unlink(missing_ok=True)
-    children = [_fork(lambda rank=rank: _work(rank, folder, group, kill)) for rank in range(2)]
-    codes = {}
+    children = [_fork(partial(_work, rank, folder, group, kill)) for rank in range(2)]
+    codes: dict[int, int] = {}
     while len(codes) < len(children):
         pid, status = os.wait()
         codes[pid] = os.waitstatus_to_exitcode(status)
@@ -75,7 +76,7 @@ def run(folder: Path, kills: list[Kill]) -> int:
 
 
 def moments(folder: Path) -> list[list[Kill]]:
-    """Return the kills that cover each operation on files of the first saves, and each of a restore by either worker."""
+    """Return the kills that cover each operation on files of the first saves, and of a restore by either worker."""
     _, (ours, _) = attempt(folder.with_suffix(".noted"), None)
     first = next(place for place, note in enumerate(_operations(ours)) if note.step >= BEFORE)
     last = max(place for place, note in enumerate(_operations(ours)) if note.step <= BEFORE + 2)

@@ -1,0 +1,1 @@
+from tests.jobs.conftest import environment, ray_folder  # noqa: F401 -- fixtures.
