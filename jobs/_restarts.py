@@ -19,8 +19,6 @@ from fcn_core.training import Progress
 
 RESTARTS = "restarts.jsonl"
 COMMAND = "the command was started again"
-WAITED_TOO_LONG = ("timed out", "timeout")
-"""What errors of gloo and NCCL say when a worker does not answer."""
 
 
 class Restart(Value):
@@ -153,12 +151,12 @@ def _cause(error: Exception) -> Exception:
 def _consequence(error: Exception) -> int:
     """Return 0 for a worker that was lost or has a fault of its own, more for one that suffers from another's."""
     error = _cause(error)
+    text = str(error).lower()
     if isinstance(error, RayActorError | WorkerHealthCheckTimeoutError):
         return 0
-    text = str(error).lower()
-    if any(word in text for word in WAITED_TOO_LONG):
-        return 2
-    return 3 if "connection" in text or "peer" in text else 1
+    if "gloo" not in text:
+        return 1
+    return 2 if "timed out" in text else 3
 
 
 def _what(error: Exception, timeout_s: int) -> str:

@@ -32,7 +32,7 @@ TRIES = 3
 
 
 def main(stride: Stride) -> None:
-    """Carry out a training command; leaves with 0, 1 (failed), 2 (the user can mend it) or 130 (interrupted)."""
+    """Carry out a training command; leaves with 0, 1 (failed), 2 (to be mended), 130 (Ctrl-C) or 143 (SIGTERM)."""
     job = parse(sys.argv[1:], stride)
     if job.print_config:
         print(as_yaml(job), end="")

@@ -20,6 +20,8 @@ from tests.jobs.commands import ROOT, processes_of
 from tests.tiny import train
 
 PATIENCE_S = 240
+started: list[subprocess.Popen[str]] = []
+"""The processes of all commands."""
 
 
 def train_without_ray(settings: Sequence[str], place: Path) -> RunFolder:
@@ -57,6 +59,7 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
+        started.append(self.process)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 

@@ -146,7 +146,8 @@ def test_the_only_node_is_killed_and_the_command_started_again(
 class Cluster:
     """A head without CPUs, and nodes of two."""
 
-    def __init__(self, environment: Mapping[str, str], stack: ExitStack) -> None:
+    def __init__(self, environment: Mapping[str, str], place: Path, stack: ExitStack) -> None:
+        self._place = place
         self._stack = stack
         self.port = free_port()
         self.environment = {
@@ -204,17 +205,17 @@ class Cluster:
 
     def _start(self, *arguments: str) -> None:
         command = [RAY, "start", "--block", "--node-ip-address=127.0.0.1", *arguments]
-        quiet = subprocess.DEVNULL
-        process = subprocess.Popen(command, env=self.environment, stdout=quiet, stderr=quiet)
+        with (self._place / "nodes").open("a") as log:
+            process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
         self._stack.callback(process.wait)
         self._stack.callback(process.terminate)
 
 
 @contextmanager
-def cluster(environment: Mapping[str, str], nodes: int) -> Iterator[Cluster]:
+def cluster(environment: Mapping[str, str], place: Path, nodes: int) -> Iterator[Cluster]:
     # On SIGTERM a node waits for its work to end; there is none left to wait for.
     with ExitStack() as stack:
-        made = Cluster({**environment, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}, stack)
+        made = Cluster({**environment, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}, place, stack)
         for _ in range(nodes):
             made.add_node()
         yield made
@@ -223,7 +224,7 @@ def cluster(environment: Mapping[str, str], nodes: int) -> Iterator[Cluster]:
 def test_a_node_that_is_drained_and_another_that_is_killed(
     never_stopped: RunFolder, environment: dict[str, str], ray_folder: Path, tmp_path: Path
 ) -> None:
-    with cluster(environment, nodes=2) as made:
+    with cluster(environment, tmp_path, nodes=2) as made:
         address = {"RAY_ADDRESS": f"127.0.0.1:{made.port}"}
         # Not one failure may be charged for the node that gave notice.
         command = start(tmp_path, made.environment | address, "--max-failures=1", save_every=1000)
@@ -255,7 +256,7 @@ def test_a_node_that_is_drained_and_another_that_is_killed(
 def test_workers_that_die_while_they_are_set_up_leave_nothing_reserved(
     deaths: int, code: int, environment: dict[str, str], ray_folder: Path, tmp_path: Path
 ) -> None:
-    with cluster(environment, nodes=1) as made:
+    with cluster(environment, tmp_path, nodes=1) as made:
         address = {"RAY_ADDRESS": f"127.0.0.1:{made.port}"}
         settings = [str(deaths), *SETTINGS, "--optim.epochs=1", "--max-failures=2"]
         command = Command(tmp_path, made.environment | address, *settings, module="stillborn")

@@ -18,8 +18,10 @@ from fcn_core.training import Progress
 from jobs._restarts import Began, Lost, Restarts, cause_of, describe, read_restarts
 
 DIED = WorkerHealthCheckFailedError("A worker health check failed.", RayActorError("ab", "The actor died."))
-PEER = RuntimeError("[pair.cc:545] Read error [127.0.0.1]:7908: Connection reset by peer.")
-HUNG = RuntimeError("[unbound_buffer.cc:78] Timed out waiting 20000ms for recv operation to complete")
+PEER = RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:7908: Connection reset by peer.")
+HUNG = RuntimeError(
+    "[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 20000ms for recv operation to complete"
+)
 LEFT = RayActorError(error_msg="stopped at step 7 of 9, which is saved", preempted=True)
 
 
@@ -61,6 +63,7 @@ def test_a_run_that_was_never_stopped_has_no_record(tmp_path: Path) -> None:
         (WorkerGroupError("", {0: PEER, 1: DIED}), "worker 1 died: its process or its node was lost"),
         (WorkerGroupError("", {0: PEER, 2: HUNG}), "worker 2 waited for another for 20 s (timeout_s): that one hangs"),
         (WorkerGroupError("", {0: PEER, 1: ValueError("bad\nworse")}), "worker 1 failed: worse"),
+        (WorkerGroupError("", {0: PEER, 1: TimeoutError("the storage timed out")}), "worker 1 failed: the storage"),
         (WorkerGroupError("", {0: PEER, 1: LEFT}), "worker 1 was preempted: stopped at step 7 of 9, which is saved"),
         (WorkerGroupError("", {1: WorkerHealthCheckTimeoutError("x"), 0: HUNG}), "worker 1 did not answer for 20 s"),
         (PreemptionError(PreemptionInfo(None, {"ab": [0, 1]})), "preempted: the node of worker 0, 1 is drained"),
