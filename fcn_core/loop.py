@@ -1,7 +1,8 @@
 """The training loop."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 
@@ -16,7 +17,17 @@ from fcn_core.training import PreemptedError, Progress, Training
 HEED_EVERY_IMAGES = 8
 """Validation asks so often whether a worker must leave."""
 
-Save = Callable[[Training], str]
+
+class Save(Protocol):
+    """Publishes checkpoints; every worker calls it, at the same steps."""
+
+    def __call__(self, training: Training, finished: Epoch | None = None) -> None:
+        """Begin to publish the state, and tell the runtime of the epoch that it finishes once it is published."""
+        ...
+
+    def look(self) -> None:
+        """Take note of what has been published or failed since; returns at once."""
+        ...
 
 
 def train(
@@ -28,7 +39,7 @@ def train(
         training: changed in place.
         batches: this worker's batches of each step from `training.step` on.
         val: this worker's share of the validation set, scored after each epoch.
-        save: publishes a checkpoint and returns its URL; every worker calls it, at the same steps.
+        save: publishes checkpoints.
         save_every: save also within an epoch, after so many steps.
 
     Raises:
@@ -54,7 +65,7 @@ def train(
             training.epochs.append(epoch)
             training.losses.zero_()
             training.unscored = False
-            training.runtime.finish_epoch(epoch, save(training))
+            save(training, epoch)
     except PreemptedError:
         save(training)
         raise
@@ -100,6 +111,7 @@ def _train_epoch(training: Training, batches: Iterator[list[Batch]], save: Save,
         training.take_step(next(batches))
         if training.step % look_every == 0 or training.step == end:
             training.check()
+            save.look()
             training.unscored = training.step == end
             runtime.show(_progress(training, (training.step - first) / (time.perf_counter() - start)))
             training.heed(training.notices)

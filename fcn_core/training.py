@@ -161,7 +161,7 @@ class Training:
             raise PreemptedError(f"stopped at step {self.step} of {self.last_step}, which is saved")
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the weights to be used, and all else that must be restored."""
+        """Return the weights to be used, and all else that must be restored; the tensors change with the next step."""
         rest: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
             "losses": self.losses,
@@ -169,7 +169,7 @@ class Training:
             "computed": self.numerics.describe(),
             "epochs": [epoch.model_dump(mode="json") for epoch in self.epochs],
         }
-        weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        weights = dict(self.network.state_dict())
         if self.average is not None:
             rest["raw_weights"] = weights
             names = [name for name, _ in self.network.named_parameters()]

@@ -15,8 +15,11 @@ from jobs._cli import Resources, RunFailedError
 ROOT = Path(__file__).parents[1]
 """The code that workers need."""
 
-PASSED_ON = ("AWS_", "GOOGLE_APPLICATION_CREDENTIALS", "FCN_CACHE", "MLFLOW_", "RAY_TRAIN_")
-"""How the names of environment variables begin that workers need too."""
+PASSED_ON = ("FCN_CACHE", "FCN_STORAGE_", "RAY_TRAIN_")
+"""How the names of environment variables begin that workers need too. Ray writes them to logs and shows them."""
+
+CREDENTIALS = ("AWS_", "GOOGLE_APPLICATION_CREDENTIALS", "MLFLOW_")
+"""How those begin that may be secrets: they reach workers, but no log and no page."""
 
 RAY_SETTINGS = {
     # Reports wait for the controller's next look, every 2 s by default.
@@ -66,6 +69,9 @@ def cluster(resources: Resources) -> Iterator[None]:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
         environment: dict[str, Any] = {"env_vars": environment_variables()}
+        if credentials := _variables(CREDENTIALS):
+            # Ray shows of a function its hash only.
+            environment |= {"worker_process_setup_hook": lambda: os.environ.update(credentials)}
         if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
             environment |= {"working_dir": str(ROOT)}
         options |= {"address": address, "runtime_env": environment}
@@ -94,8 +100,12 @@ def _check_address(address: str | None) -> None:
 
 
 def environment_variables() -> dict[str, str]:
-    """Return the variables of this process that workers on other nodes need."""
-    return {name: value for name, value in os.environ.items() if name.startswith((*PASSED_ON, *RAY_SETTINGS))}
+    """Return the variables of this process that workers on other nodes need, and anybody may see."""
+    return _variables((*PASSED_ON, *RAY_SETTINGS))
+
+
+def _variables(prefixes: tuple[str, ...]) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(prefixes)}
 
 
 def resources_per_worker(resources: Resources, say: Callable[[str], None]) -> dict[str, float]:

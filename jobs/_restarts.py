@@ -2,7 +2,8 @@
 # Ray gives its objects no types.
 # ruff: noqa: ANN401
 
-import pickle
+# What is pickled here our own driver reads.
+import pickle  # nosec B403
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from fcn_core import storage
 from fcn_core.checkpoint import RunFolder
 from fcn_core.settings import Value
 from fcn_core.training import Progress
+from jobs._metrics import Started
 
 RESTARTS = "restarts.jsonl"
 COMMAND = "the command was started again"
@@ -34,12 +36,6 @@ class Restart(Value):
     steps_again: int | None
     """Steps that had been done before and are done again, as far as the first worker had told; None: nobody knows,
     since the command itself had ended."""
-
-
-class Began(NamedTuple):
-    """Workers begin to train at a step."""
-
-    step: int
 
 
 class Lost(NamedTuple):
@@ -67,7 +63,7 @@ class Restarts:
             case Lost():
                 self._cause = self._cause or item.cause
                 self._furthest = self._furthest or 0
-            case Began():
+            case Started():
                 self._began(item.step)
             case _:
                 return

@@ -1,6 +1,7 @@
 """The cluster as the training loop sees it."""
 
-import pickle
+# What is unpickled is what our own workers put on our own board.
+import pickle  # nosec B403
 import signal
 import threading
 import time
@@ -16,7 +17,7 @@ from ray.train.v2._internal.execution.context import get_train_context
 from fcn_core.checkpoint import Epoch
 from fcn_core.runtime import DistributedRuntime
 from fcn_core.training import PreemptedError, Progress
-from jobs._restarts import Began
+from jobs._metrics import Started
 
 ASK_EVERY_S = 1.0
 """Time between questions to the driver."""
@@ -57,7 +58,7 @@ class RayRuntime(DistributedRuntime):
 
     def begin(self, step: int) -> None:
         """Tell the driver, which keeps the record of restarts."""
-        self._write(Began(step))
+        self._write(Started(self.workers, step))
 
     def finish_epoch(self, epoch: Epoch, checkpoint: str) -> None:
         """Report the epoch to Ray and to the driver's console."""
@@ -91,6 +92,6 @@ class RayRuntime(DistributedRuntime):
             self._stopping, self._answer = bool(ray.get(self._answer)), None
         return self._stopping
 
-    def _write(self, item: str | Progress | Epoch | Began) -> None:
+    def _write(self, item: str | Progress | Epoch | Started) -> None:
         if self.rank == 0:
             self._board.put.remote(pickle.dumps(item))

@@ -23,6 +23,7 @@ from fcn_core.settings import Run, Stride
 from fcn_core.training import NonFiniteLossError, PreemptedError
 from jobs._cli import Job, Launch, RunFailedError, as_yaml, exit_codes, parse
 from jobs._console import Console
+from jobs._metrics import RunMetrics
 from jobs._ray import KEEP_MEMORY, cluster, environment_variables, resources_per_worker
 from jobs._report import report
 from jobs._tracking import check_tracking, tracking
@@ -178,7 +179,7 @@ def train_on_cluster(
     restarts = Restarts(RunFolder(url))
     with (
         tracking(run, url, console.say) as new_epoch,
-        Watch(board, console, restarts, new_epoch) as watch,
+        Watch(board, console, restarts, RunMetrics(run.run_id), new_epoch) as watch,
         sigterm_sets(watch.stop),
     ):
         try:
@@ -196,7 +197,7 @@ def train_on_cluster(
 
 
 def _worker(config: dict[str, Any]) -> Exception | None:
-    """Train on this worker. A loss that diverged is returned, not raised: Ray would try again, to no avail."""
+    """Train on this worker. What another try does not mend is returned, not raised: Ray would try again."""
     from jobs._runtime import RayRuntime
 
     launch: Launch = config["launch"]
@@ -205,7 +206,7 @@ def _worker(config: dict[str, Any]) -> Exception | None:
     keep = Keep(launch.keep_checkpoints, launch.save_every)
     try:
         fit(config["run"], config["url"], config["audit"], runtime, loader=loader, keep=keep)
-    except NonFiniteLossError as error:
+    except (NonFiniteLossError, storage.RefusedError) as error:
         return error
     except PreemptedError as error:
         return runtime.left(error)

@@ -2,7 +2,8 @@
 # Ray gives its objects no types.
 # ruff: noqa: ANN401
 
-import pickle
+# What is unpickled is what our own workers put on our own board.
+import pickle  # nosec B403
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from fcn_core.checkpoint import Epoch
 from fcn_core.training import Progress
 from jobs._board import Board
 from jobs._console import Console
+from jobs._metrics import RunMetrics
 from jobs._restarts import Lost, Restarts
 
 LOOK_EVERY_S = 1.0
@@ -33,15 +35,19 @@ class Watch:
         board: handle of the board.
         console: where people look.
         restarts: the record.
+        metrics: for Prometheus.
         new_epoch: called after each epoch.
     """
 
-    def __init__(self, board: Any, console: Console, restarts: Restarts, new_epoch: Callable[[], None]) -> None:
+    def __init__(
+        self, board: Any, console: Console, restarts: Restarts, metrics: RunMetrics, new_epoch: Callable[[], None]
+    ) -> None:
         self.stop = threading.Event()
         """To be set when the workers are to save and end."""
         self._board = board
         self._console = console
         self._restarts = restarts
+        self._metrics = metrics
         self._new_epoch = new_epoch
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
@@ -55,6 +61,7 @@ class Watch:
     ) -> None:
         self._done.set()
         self._thread.join(timeout=10)
+        self._metrics.end()
         self._console.done()
 
     def _look(self) -> None:
@@ -74,6 +81,7 @@ class Watch:
     def _show(self, item: object) -> None:
         if isinstance(item, Lost):
             self._console.say(f"{item.cause}; starting again")
+        self._metrics.show(item)
         self._console.show(item)
         if isinstance(item, Epoch):
             self._new_epoch()

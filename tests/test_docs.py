@@ -20,7 +20,9 @@ from jobs._sweep import SweepCommand
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-COMMANDS = re.findall(r"^(?:ray job submit .*-- )?python jobs/(\w+)\.py ([^#\n]+)", README, re.MULTILINE)
+COMMANDS = re.findall(
+    r"^(?:(?:ray job submit|python jobs/submit\.py) .*-- )?python jobs/(\w+)\.py ([^#\n]+)", README, re.MULTILINE
+)
 STRIDES: dict[str, Stride] = {"train_fcn32s": 32, "train_fcn16s": 16, "train_fcn8s": 8}
 OTHERS: dict[str, type[Settings]] = {
     "ceiling": CeilingCommand,
@@ -42,8 +44,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_job_is_in_the_readme() -> None:
-    shown = {job for job, _ in COMMANDS}
-    assert shown == {job.stem for job in (ROOT / "jobs").glob("[!_]*.py")} == {*STRIDES, *OTHERS}
+    shown = {job for job, _ in COMMANDS} | set(re.findall(r"^python jobs/(submit)\.py .*-- ", README, re.MULTILINE))
+    assert shown == {job.stem for job in (ROOT / "jobs").glob("[!_]*.py")} == {*STRIDES, *OTHERS, "submit"}
 
 
 @pytest.mark.parametrize(("job", "arguments"), COMMANDS)

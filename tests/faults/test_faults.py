@@ -27,7 +27,7 @@ SETTINGS = [
     "--model.fc_channels=8",
     "--optim.batch_size=12",
 ]
-EPOCHS, STEPS = 40, 160
+EPOCHS, STEPS = 16, 64
 SAVE_EVERY = 2
 PATIENCE_S = 240
 
@@ -106,7 +106,7 @@ def test_sigterm_saves_at_once_and_is_no_failure(
     command.process.terminate()
     folder = command.end(code=143)
     last = re.fullmatch(
-        r"terminated; stopped at step (\d+) of 160, which is saved; the same command goes on from there",
+        r"terminated; stopped at step (\d+) of 64, which is saved; the same command goes on from there",
         command.lines[-1],
     )
     assert last, command.lines

@@ -15,7 +15,8 @@ from ray.train.v2.api.preemption import PreemptionInfo
 
 from fcn_core.checkpoint import RunFolder
 from fcn_core.training import Progress
-from jobs._restarts import Began, Lost, Restarts, cause_of, describe, read_restarts
+from jobs._metrics import Started
+from jobs._restarts import Lost, Restarts, cause_of, describe, read_restarts
 
 DIED = WorkerHealthCheckFailedError("A worker health check failed.", RayActorError("ab", "The actor died."))
 PEER = RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:7908: Connection reset by peer.")
@@ -32,13 +33,21 @@ def progress(step: int) -> Progress:
 def test_each_restart_is_kept_with_its_cause_and_what_it_cost(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path))
     first = Restarts(folder)
-    for item in (Began(0), progress(1), progress(7), Lost("a worker died"), Lost("no room"), Began(6), progress(9)):
+    for item in (
+        Started(2, 0),
+        progress(1),
+        progress(7),
+        Lost("a worker died"),
+        Lost("no room"),
+        Started(2, 6),
+        progress(9),
+    ):
         first.note(item)
     (restart,) = read_restarts(folder)
     assert (restart.restart, restart.cause, restart.resumed_at, restart.steps_again) == (1, "a worker died", 6, 1)
     (tmp_path / "checkpoints" / "00000008").mkdir(parents=True)
     second = Restarts(folder)
-    for item in (Began(8), progress(9), Lost("a node died"), Began(8)):
+    for item in (Started(2, 8), progress(9), Lost("a node died"), Started(2, 8)):
         second.note(item)
     kept = read_restarts(folder)
     assert [(one.restart, one.resumed_at, one.steps_again) for one in kept] == [(1, 6, 1), (2, 8, None), (3, 8, 1)]
@@ -51,7 +60,7 @@ def test_each_restart_is_kept_with_its_cause_and_what_it_cost(tmp_path: Path) ->
 
 def test_a_run_that_was_never_stopped_has_no_record(tmp_path: Path) -> None:
     restarts = Restarts(RunFolder(str(tmp_path)))
-    for item in (Began(0), progress(9), "a message"):
+    for item in (Started(2, 0), progress(9), "a message"):
         restarts.note(item)
     assert not restarts.now
     assert not list(tmp_path.iterdir())
