@@ -37,8 +37,8 @@ SETTINGS = [
 ]
 STEPS_OF_EPOCH = 8
 SAVE_EVERY = 4
-EPOCHS_A_MINUTE = 30
-"""More than a run gets through that loses half of its time to restarts."""
+EPOCHS_A_MINUTE = 12
+"""About what a run gets through that loses most of its time to restarts."""
 KINDS = ("worker", "worker", "raylet", "driver")
 MOST_STEPS = 40
 """Between kills."""
