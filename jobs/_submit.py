@@ -7,6 +7,7 @@ for the final one and leaves with 0 while the job is lost. Here only a job that 
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import shlex
 import sys
@@ -69,6 +70,8 @@ class Task(NamedTuple):
 def main() -> None:
     """Submit what the command line says; leaves as the job does, with 2 if it cannot be submitted, 130 if detached."""
     command, task = parse(sys.argv[1:])
+    # It tells of each connection that it closes.
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
     address = command.address or os.environ.get("RAY_API_SERVER_ADDRESS") or DASHBOARD
     with exit_codes():
         client = connect(address)

@@ -146,11 +146,14 @@ def train_on_cluster(
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from jobs._board import Board
 
     resources = resources_per_worker(launch, console.say)
-    board = ray.remote(Board).options(num_cpus=0).remote()
+    # Where the driver is: a node that is lost must not take the console with it.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"run": run, "launch": launch, "url": url, "audit": audited, "board": board},
