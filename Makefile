@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow check fix clean
+.PHONY: demo test test-slow check fix audit sbom clean
 
 demo: .venv/ready  ## train FCN-8s on the built-in street scenes and draw the results
 	$(BIN)/python jobs/train_fcn8s.py streets --workers 2
@@ -13,15 +13,24 @@ test: .venv/ready  ## every test but the slow ones
 test-slow: .venv/ready  ## whole runs and sweeps, faults
 	$(BIN)/python -m pytest -m slow
 
-check: .venv/ready  ## style, types and import directions
+check: .venv/ready  ## style, types, import directions and what bandit knows of security
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --recursive fcn_core jobs services
 
 fix: .venv/ready  ## what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Apart from `check`, since it asks a database on the internet; --strict: what was not found there is no pass.
+audit: .venv/ready  ## known vulnerabilities of all that constraints.txt pins
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement constraints.txt
+
+sbom: .venv/ready  ## what is installed, as CycloneDX, into build/sbom.json
+	mkdir -p build
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-file build/sbom.json .venv
 
 clean:  ## remove the environment and all results
 	rm -rf .venv results

@@ -113,8 +113,8 @@ class RunFolder:
             torch.save(dict(state), folder / STATE)
         return url
 
-    def latest(self, say: Say) -> Restored | None:
-        """Return the newest checkpoint that is whole, and say which were passed over and why.
+    def latest(self, run_id: str, say: Say) -> Restored | None:
+        """Return the newest checkpoint of this run that is whole, and say which were passed over and why.
 
         What a killed process left of a checkpoint it was writing is removed; a run has one writer.
         """
@@ -123,18 +123,22 @@ class RunFolder:
                 storage.remove_folder(storage.join(self.checkpoints, name))
         for step in reversed(self.steps()):
             try:
-                return self.read(step)
+                return self.read(step, run_id)
             except storage.TornError as error:
                 say(f"passed over a checkpoint: {error}")
         return None
 
-    def read(self, step: int) -> Restored:
+    def read(self, step: int, run_id: str | None = None) -> Restored:
         """Return the checkpoint of a step.
 
         Raises:
-            TornError: it is not whole.
+            TornError: it is not whole, or one of another step, or of another run than `run_id`.
         """
-        return read(self.checkpoint(step))[0]
+        url = self.checkpoint(step)
+        restored, card = read(url)
+        if card.step != step or run_id not in (None, card.run_id):
+            raise storage.TornError(f"{url} is not what its place says: it is step {card.step} of {card.run_id}")
+        return restored
 
     def best(self) -> str:
         """Return the URL of the best checkpoint by validation mean IoU; where that is not whole, of the newest that is.

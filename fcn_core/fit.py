@@ -3,12 +3,13 @@
 Call `fit` with a `LocalRuntime` to train without a cluster.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
 from fcn_core import checkpoint, storage
-from fcn_core.checkpoint import Card, Restored, RunFolder, best_epoch
+from fcn_core.checkpoint import Epoch, Restored, RunFolder
 from fcn_core.compute import decide, make_deterministic
 from fcn_core.data.audit import Audit, class_weights
 from fcn_core.data.base import Subset
@@ -19,6 +20,7 @@ from fcn_core.losses import SegmentationLoss
 from fcn_core.models import weights
 from fcn_core.models.fcn import FCN
 from fcn_core.models.preprocessing import mean_colour
+from fcn_core.saving import Saver, together
 from fcn_core.settings import Classes, Model, Run
 
 
@@ -37,6 +39,7 @@ def fit(run: Run, url: str, audit: Audit, runtime: Runtime, *, loader: LoaderSet
     Raises:
         ValueError: the settings do not fit the data, the weights or the number of workers.
         NonFiniteLossError: the loss diverged.
+        OSError: the storage failed for good; a `storage.RefusedError` on every worker.
     """
     make_deterministic(run.compute, run.seed)
     folder = RunFolder(url)
@@ -46,13 +49,11 @@ def fit(run: Run, url: str, audit: Audit, runtime: Runtime, *, loader: LoaderSet
         run.seed, len(train_set.names), run.optim.batch_size, run.optim.accumulate, runtime.rank, runtime.workers
     )
     order.check()
-    restored = _restored(folder, runtime)
+    restored = _restored(folder, run.run_id, runtime)
     training = _training(run, train_set.classes, audit, runtime, order, fresh=restored is None)
     if restored is not None:
         training.restore(restored)
-        # A crash can come between a checkpoint and its line.
-        if runtime.rank == 0 and folder.read_epochs() != training.epochs:
-            folder.write_epochs(training.epochs)
+        together(runtime, lambda: _write_missing(folder, training.epochs) if runtime.rank == 0 else None)
     elif run.optim.continue_from is not None:
         _continue(training, run.optim.continue_from)
     if training.step == training.last_step:
@@ -61,13 +62,8 @@ def fit(run: Run, url: str, audit: Audit, runtime: Runtime, *, loader: LoaderSet
     val_share = Subset(val_set, range(runtime.rank, len(val_set.names), runtime.workers))
     steps = range(training.step, training.last_step)
     batches = training_batches(train_set, run.data, order, steps, mean_colour(run.model.preprocessing), loader)
-    train(
-        training,
-        batches,
-        preloaded(val_share, loader.memory_gib),
-        _Saver(folder, train_set.classes, keep),
-        keep.every_steps,
-    )
+    with Saver(folder, train_set.classes, keep.last, runtime) as save:
+        train(training, batches, preloaded(val_share, loader.memory_gib), save, keep.every_steps)
 
 
 def build_network(run: Run, classes: Classes, *, fresh: bool) -> FCN:
@@ -116,41 +112,16 @@ def _training(run: Run, classes: Classes, audit: Audit, runtime: Runtime, order:
     return Training(run, network, loss, runtime, numerics, order.steps_per_epoch)
 
 
-def _restored(folder: RunFolder, runtime: Runtime) -> Restored | None:
+def _restored(folder: RunFolder, run_id: str, runtime: Runtime) -> Restored | None:
     """Return the checkpoint that the first worker found newest, on every worker the same."""
-    found = folder.latest(runtime.say) if runtime.rank == 0 else None
+    first = runtime.rank == 0
+    found = together(runtime, lambda: folder.latest(run_id, runtime.say) if first else None)
     shared = torch.tensor(found.step + 1 if found else 0, device=runtime.device)
     step = int(runtime.sum_over_workers(shared)) - 1
-    if step < 0 or runtime.rank == 0:
-        return found
-    return folder.read(step)
+    return together(runtime, lambda: found if first or step < 0 else folder.read(step))
 
 
-class _Saver:
-    def __init__(self, folder: RunFolder, classes: Classes, keep: Keep) -> None:
-        self._folder = folder
-        self._classes = classes
-        self._keep = keep
-
-    def __call__(self, training: Training) -> str:
-        weights, state = training.state()
-        url = self._folder.checkpoint(training.step)
-        if training.runtime.rank != 0:
-            return url
-        run = training.run
-        scored = training.epochs[-1] if training.epochs and training.epochs[-1].step == training.step else None
-        card = Card(
-            model=run.model,
-            classes=self._classes,
-            scale=run.data.scale,
-            bf16=training.numerics.bf16,
-            run_id=run.run_id,
-            step=training.step,
-            epoch=training.step // training.steps_per_epoch,
-            mean_iou=scored.scores.mean_iou if scored else None,
-        )
-        self._folder.save(card, weights, state)
-        self._folder.write_epochs(training.epochs)
-        best = best_epoch(training.epochs)
-        self._folder.prune(self._keep.last, best.step if best else None)
-        return url
+def _write_missing(folder: RunFolder, epochs: Sequence[Epoch]) -> None:
+    """Write what a crash between a checkpoint and its line left out."""
+    if folder.read_epochs() != epochs:
+        folder.write_epochs(epochs)

@@ -4,7 +4,7 @@ It knows the cluster only as a `Runtime`, and never makes the host wait for the 
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -138,14 +138,14 @@ class Training:
             raise NonFiniteLossError(self._diagnosis(self.step + 1 - held_back))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the weights to be used, and all else that must be restored."""
+        """Return the weights to be used, and all else that must be restored; the tensors change with the next step."""
         rest: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
             "losses": self.losses,
             "computed": self.numerics.describe(),
             "epochs": [epoch.model_dump(mode="json") for epoch in self.epochs],
         }
-        weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        weights = dict(self.network.state_dict())
         if self.average is not None:
             rest["raw_weights"] = weights
             names = [name for name, _ in self.network.named_parameters()]
@@ -237,7 +237,16 @@ class Training:
         return f"the loss or its gradient is not finite {where}; the step was not applied; {knob}"
 
 
-Save = Callable[[Training], str]
+class Save(Protocol):
+    """Publishes checkpoints; every worker calls it, at the same steps."""
+
+    def __call__(self, training: Training, finished: Epoch | None = None) -> None:
+        """Begin to publish the state, and tell the runtime of the epoch that it finishes once it is published."""
+        ...
+
+    def look(self) -> None:
+        """Take note of what has been published or failed since; returns at once."""
+        ...
 
 
 def train(
@@ -249,7 +258,7 @@ def train(
         training: changed in place.
         batches: this worker's batches of each step from `training.step` on.
         val: this worker's share of the validation set, scored after each epoch.
-        save: publishes a checkpoint and returns its URL; every worker calls it, at the same steps.
+        save: publishes checkpoints.
         save_every: save also within an epoch, after so many steps.
 
     Raises:
@@ -272,7 +281,7 @@ def train(
         )
         training.epochs.append(epoch)
         training.losses.zero_()
-        training.runtime.finish_epoch(epoch, save(training))
+        save(training, epoch)
 
 
 def validate(training: Training, share: Dataset) -> Scores:
@@ -305,6 +314,7 @@ def _train_epoch(training: Training, batches: Iterator[list[Batch]], save: Save,
         training.take_step(next(batches))
         if training.step % look_every == 0 or training.step == end:
             training.check()
+            save.look()
             runtime.show(_progress(training, (training.step - first) / (time.perf_counter() - start)))
         if save_every and training.step % save_every == 0 and training.step < end:
             training.check()

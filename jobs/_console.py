@@ -10,6 +10,7 @@ from rich.progress import Progress as Bar
 
 from fcn_core.checkpoint import Epoch
 from fcn_core.loop import Progress
+from jobs._metrics import Started
 
 LINE_EVERY_S = 30.0
 """Time between plain lines of progress within an epoch."""
@@ -51,8 +52,8 @@ class Console:
         """Print a line."""
         self.rich.print(message)
 
-    def show(self, item: str | Progress | Epoch) -> None:
-        """Show whatever a worker put on the board."""
+    def show(self, item: str | Started | Progress | Epoch) -> None:
+        """Show whatever a worker put on the board, but that it started."""
         match item:
             case str():
                 self.say(item)

@@ -15,7 +15,7 @@ from jobs._cli import Resources, RunFailedError
 ROOT = Path(__file__).parents[1]
 """The code that workers need."""
 
-PASSED_ON = ("FCN_CACHE", "RAY_TRAIN_")
+PASSED_ON = ("FCN_CACHE", "FCN_STORAGE_", "RAY_TRAIN_")
 """How the names of environment variables begin that workers need too. Ray writes them to logs and shows them."""
 
 CREDENTIALS = ("AWS_", "GOOGLE_APPLICATION_CREDENTIALS", "MLFLOW_")

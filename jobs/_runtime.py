@@ -1,6 +1,7 @@
 """The cluster as the training loop sees it."""
 
-import pickle
+# What is unpickled is what our own workers put on our own board.
+import pickle  # nosec B403
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ import ray.train.torch
 from fcn_core.checkpoint import Epoch
 from fcn_core.loop import Progress
 from fcn_core.runtime import DistributedRuntime
+from jobs._metrics import Started
 
 SHOW_EVERY_S = 1.0
 
@@ -29,20 +31,21 @@ class RayRuntime(DistributedRuntime):
 
     def say(self, message: str) -> None:
         """Show a message of the first worker on the driver's console."""
-        self._write(message)
+        self.write(message)
 
     def show(self, progress: Progress) -> None:
         """Show progress on the driver's console, at most once a second."""
         if self.rank == 0 and time.monotonic() - self._shown >= SHOW_EVERY_S:
             self._shown = time.monotonic()
-            self._write(progress)
+            self.write(progress)
 
     def finish_epoch(self, epoch: Epoch, checkpoint: str) -> None:
         """Report the epoch to Ray and to the driver's console."""
-        self._write(epoch)
+        self.write(epoch)
         metrics = epoch.model_dump(exclude={"scores"}) | epoch.scores.model_dump() | {"checkpoint": checkpoint}
         ray.train.report(metrics)
 
-    def _write(self, item: str | Progress | Epoch) -> None:
+    def write(self, item: str | Started | Progress | Epoch) -> None:
+        """Put something of the first worker on the driver's board."""
         if self.rank == 0:
             self._board.put.remote(pickle.dumps(item))

@@ -216,17 +216,20 @@ def _alone(url: str) -> Iterator[None]:
 def _run_trials(study: Study, launch: Launch, audits: Sequence[Audit], command: SweepCommand, console: Console) -> None:
     from ray import tune
 
-    from jobs._tune import METRIC, Suggestions, Watch, scheduler, train_member
+    from jobs._tune import METRIC, Suggestions, Watch, open_slots, scheduler, train_member
 
-    slots = slots_of(launch, console)
-    runs = len(study.sweep.keys(0))
-    console.say(f"{command.trials} trials of {runs} runs; {slots} at once, each on {launch.workers} workers")
+    at_once = slots_of(launch, console)
+    runs, slots = len(study.sweep.keys(0)), open_slots(at_once)
+    console.say(f"{command.trials} trials of {runs} runs; {at_once} at once, each on {launch.workers} workers")
     board, troubles = SweepBoard(study, console), list[Exception]()
 
     def next_member() -> Member | Literal["wait"] | None:
         if troubles:
             raise troubles[0]
-        return study.next()
+        member = study.next()
+        if isinstance(member, Member):
+            board.started(member)
+        return member
 
     def ended(member: Member, status: Status | None, reason: str) -> None:
         try:
@@ -244,7 +247,8 @@ def _run_trials(study: Study, launch: Launch, audits: Sequence[Audit], command: 
     tuner = tune.Tuner(
         # The trial itself only waits for its workers: a CPU of its own would be one too many, and 0 is refused.
         tune.with_resources(
-            tune.with_parameters(train_member, launch=launch, audits=audits, metric=study.metric), {"memory": 1}
+            tune.with_parameters(train_member, launch=launch, audits=audits, metric=study.metric, slots=slots),
+            {"memory": 1},
         ),
         tune_config=tune.TuneConfig(
             metric=METRIC,
@@ -252,7 +256,8 @@ def _run_trials(study: Study, launch: Launch, audits: Sequence[Audit], command: 
             search_alg=suggestions,
             scheduler=scheduler(study.sweep.scheduler, study.sweep.run.optim.epochs, study.sweep.grace_epochs),
             num_samples=-1,
-            max_concurrent_trials=slots,
+            # One more, which waits with its process ready.
+            max_concurrent_trials=at_once + 1,
             time_budget_s=command.budget_minutes and 60 * command.budget_minutes,
             trial_dirname_creator=lambda trial: suggestions.by_trial[trial.trial_id].run.run_id,
         ),
@@ -261,7 +266,7 @@ def _run_trials(study: Study, launch: Launch, audits: Sequence[Audit], command: 
             storage_path=ray_folder,
             # Of trials whose node was lost; whatever else fails is reported by the trial, and not tried again.
             failure_config=tune.FailureConfig(max_failures=launch.max_failures),
-            callbacks=[Watch(suggestions, board.epoch, ended)],
+            callbacks=[Watch(suggestions, board.epoch, ended, slots)],
             verbose=0,
         ),
     )

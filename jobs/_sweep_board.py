@@ -3,22 +3,24 @@
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from rich.live import Live
 from rich.table import Table
 
 from jobs._console import LINE_EVERY_S, Console, percent
+from jobs._metrics import SweepMetrics
 from jobs._scores import number as in_percent
-from jobs._study import Key, Member, Outcome, Study
+from jobs._study import Key, Member, Outcome, Status, Study
 
 
 class SweepBoard:
-    """A table of trials: live on a terminal, lines in a log."""
+    """A table of trials: live on a terminal, lines in a log; and metrics, so it is to be made where Ray runs."""
 
     def __init__(self, study: Study, console: Console) -> None:
         self._study = study
         self._console = console
+        self._metrics = SweepMetrics(study.sweep.sweep_id)
         self._running: dict[Key, tuple[int, float]] = {}
         self._live = Live(console=console.rich, refresh_per_second=2, transient=True)
         self._last_line = time.monotonic()
@@ -33,6 +35,14 @@ class SweepBoard:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.stop()
+        self._running.clear()
+        self.show()
+
+    def started(self, member: Member) -> None:
+        """Show that a run was handed out; one that has ended before only reports that again."""
+        if not member.ended:
+            self._running[member.key] = (0, 0.0)
+        self.show()
 
     def epoch(self, member: Member, result: Mapping[str, Any]) -> None:
         """Show an epoch of a run."""
@@ -58,7 +68,12 @@ class SweepBoard:
         self.show()
 
     def show(self) -> None:
-        """Draw the table anew."""
+        """Draw the table anew, and tell the metrics."""
+        outcomes = self._study.outcomes.values()
+        ended = {state: sum(outcome.status == state for outcome in outcomes) for state in get_args(Status)}
+        scores = [outcome.score for outcome in outcomes if outcome.score is not None]
+        scores += [score for _, score in self._running.values()]
+        self._metrics.show({"running": len(self._running)} | ended, max(scores, default=None))
         if self._live.is_started:
             self._live.update(trials(self._study, self._running))
 

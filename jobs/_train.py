@@ -1,6 +1,7 @@
 """Training a run on a Ray cluster: everything between the command line and `fcn_core.fit`."""
 
-import pickle
+# What is unpickled is what our own workers put on our own board.
+import pickle  # nosec B403
 import platform
 import signal
 import sys
@@ -26,6 +27,7 @@ from fcn_core.optim import mean_from_sum
 from fcn_core.settings import Run, Stride
 from jobs._cli import Job, Launch, RunFailedError, as_yaml, exit_codes, parse
 from jobs._console import Console
+from jobs._metrics import RunMetrics, Started
 from jobs._ray import KEEP_MEMORY, cluster, environment_variables, resources_per_worker
 from jobs._report import report
 from jobs._tracking import check_tracking, tracking
@@ -171,7 +173,7 @@ def train_on_cluster(
     )
     console.say(f"starting {launch.workers} workers on {'GPUs' if 'GPU' in resources else 'CPUs'}")
     handler = signal.getsignal(signal.SIGINT)
-    with tracking(run, url, console.say) as new_epoch, _shown(board, console, new_epoch):
+    with tracking(run, url, console.say) as new_epoch, _shown(board, console, run.run_id, new_epoch):
         try:
             failure = trainer.fit().return_value
         except ray.train.TrainingFailedError as error:
@@ -188,16 +190,17 @@ def train_on_cluster(
 
 
 def _worker(config: dict[str, Any]) -> Exception | None:
-    """Train on this worker. A loss that diverged is returned, not raised: Ray would try again, to no avail."""
+    """Train on this worker. What another try does not mend is returned, not raised: Ray would try again."""
     from jobs._runtime import RayRuntime
 
     launch: Launch = config["launch"]
     runtime = RayRuntime(config["board"])
+    runtime.write(Started(runtime.workers))
     loader = LoaderSettings(launch.loader_processes, launch.memory_gib, pin_memory=runtime.device.type == "cuda")
     keep = Keep(launch.keep_checkpoints, launch.save_every)
     try:
         fit(config["run"], config["url"], config["audit"], runtime, loader=loader, keep=keep)
-    except NonFiniteLossError as error:
+    except (NonFiniteLossError, storage.RefusedError) as error:
         return error
     except torch.OutOfMemoryError as error:
         knobs = "lower optim.batch_size or data.crop, or raise optim.accumulate"
@@ -209,17 +212,19 @@ def _worker(config: dict[str, Any]) -> Exception | None:
 def _shown(
     board: Any,  # noqa: ANN401 -- Ray's actor handles have no type.
     console: Console,
+    run_id: str,
     new_epoch: Callable[[], None],
 ) -> Iterator[None]:
-    """Show what workers put on the board while the block runs, and tell when it is an epoch."""
+    """Show what workers put on the board while the block runs, on the console and as metrics; tell of each epoch."""
     import ray
 
-    done = threading.Event()
+    done, metrics = threading.Event(), RunMetrics(run_id)
 
     def look() -> None:
         while True:
             last = done.wait(1.0)
             for item in map(pickle.loads, ray.get(board.take.remote())):
+                metrics.show(item)
                 console.show(item)
                 if isinstance(item, Epoch):
                     new_epoch()
@@ -233,6 +238,7 @@ def _shown(
     finally:
         done.set()
         thread.join(timeout=10)
+        metrics.end()
         console.done()
 
 

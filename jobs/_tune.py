@@ -2,6 +2,7 @@
 # Ray names the arguments of its callbacks and gives its objects no types.
 # ruff: noqa: ANN401, ARG002
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from ray.tune import Callback
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fcn_core import storage
 from fcn_core.checkpoint import Epoch, RunFolder
@@ -32,10 +34,46 @@ ABORT_S = 60.0
 """The longest that the workers of a stopped run are waited for."""
 
 
-def train_member(config: Mapping[str, Any], *, launch: Launch, audits: Sequence[Audit], metric: Metric) -> None:
+class Slots:
+    """Lets the first of those who ask go to work, as many as the cluster holds; the next has its process ready.
+
+    An actor: a process of a trial takes seconds to load torch, in which workers would stand idle.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._asked: list[str] = []
+        self._left = asyncio.Condition()
+
+    async def take(self, run_id: str) -> None:
+        """Wait until a run is among the first. One that asks again, since its process was lost, keeps its place."""
+        if run_id not in self._asked:
+            self._asked.append(run_id)
+        async with self._left:
+            await self._left.wait_for(lambda: run_id in self._asked[: self._number])
+
+    async def leave(self, run_id: str) -> None:
+        """Let the next one go to work."""
+        if run_id in self._asked:
+            self._asked.remove(run_id)
+        async with self._left:
+            self._left.notify_all()
+
+
+def open_slots(number: int) -> Any:
+    """Return the handle of a new actor `Slots`, on the node of this process so that neither is lost alone."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Slots).options(num_cpus=0, scheduling_strategy=here, max_concurrency=10_000).remote(number)
+
+
+def train_member(
+    config: Mapping[str, Any], *, launch: Launch, audits: Sequence[Audit], metric: Metric, slots: Any
+) -> None:
     """Train a run to its end and report each of its epochs; those of before it was interrupted first."""
     run = Run.model_validate(config["run"])
     try:
+        if not config["ended"]:
+            ray.get(slots.take.remote(run.run_id))
         _train(run, launch, audits, metric, ended=config["ended"])
     except NonFiniteLossError as error:
         tune.report({METRIC: 0.0, "epoch": run.optim.last_epoch, "diverged": str(error)})
@@ -113,8 +151,10 @@ class Watch(_NotPickled, Callback):  # type: ignore[misc] # Ray's classes have n
         suggestions: Suggestions,
         show: Callable[[Member, Mapping[str, Any]], None],
         ended: Callable[[Member, Status | None, str], None],
+        slots: Any,
     ) -> None:
         self._suggestions = suggestions
+        self._slots = slots
         self._show = show
         self._ended = ended
         self._controllers: dict[str, Any] = {}
@@ -135,16 +175,17 @@ class Watch(_NotPickled, Callback):  # type: ignore[misc] # Ray's classes have n
         if last.get("epoch") != member.run.optim.last_epoch:
             _abort(controller)
         statuses: tuple[Status, ...] = ("diverged", "failed")
-        for status in statuses:
-            if status in last:
-                self._ended(member, status, last[status])
-                return
-        self._ended(member, None, "")
+        found = next((status for status in statuses if status in last), None)
+        self._end(member, found, last[found] if found else "")
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         """Tell that a run was lost too often."""
         self._controllers.pop(trial.trial_id, None)
-        self._ended(self._suggestions.by_trial[trial.trial_id], "failed", _last_line(trial.get_pickled_error()))
+        self._end(self._suggestions.by_trial[trial.trial_id], "failed", _last_line(trial.get_pickled_error()))
+
+    def _end(self, member: Member, status: Status | None, reason: str) -> None:
+        self._ended(member, status, reason)
+        self._slots.leave.remote(member.run.run_id)
 
 
 def scheduler(name: str, epochs: int, grace: int) -> TrialScheduler:

@@ -89,7 +89,7 @@ def test_a_checkpoint_gives_back_every_bit(folder: RunFolder, method: type[torch
     model, optimizer = start()
     train(model, optimizer)
     folder.save(card(2), model.state_dict(), {"optimizer": optimizer.state_dict(), "losses": torch.rand(3)})
-    restored = folder.latest(print)
+    restored = folder.latest("run-0", print)
     assert restored is not None
     assert restored.step == 2
     assert same_bits(restored.weights, model.state_dict())
@@ -104,11 +104,11 @@ def test_a_checkpoint_gives_back_every_bit(folder: RunFolder, method: type[torch
 
 def test_the_latest_is_the_newest_that_is_whole_and_others_are_told(folder: RunFolder) -> None:
     told: list[str] = []
-    assert folder.latest(told.append) is None
+    assert folder.latest("run-0", told.append) is None
     save(folder, 9, 10, 100, 1000)
     tear(folder, 1000)
     storage.remove_folder(storage.join(folder.checkpoint(100), storage.COMMIT))
-    restored = folder.latest(told.append)
+    restored = folder.latest("run-0", told.append)
     assert restored is not None
     assert (restored.step, restored.state) == (10, {"step": 10})
     assert [message.split(":")[0] for message in told] == ["passed over a checkpoint"] * 2
@@ -215,7 +215,7 @@ def test_nothing_in_a_checkpoint_is_executed(folder: RunFolder, tmp_path: Path, 
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         folder.read(2)
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
-        folder.latest(print)
+        folder.latest("run-0", print)
     assert not victim.exists()
     with (storage.fetch(folder.checkpoint(2)) / STATE).open("rb") as file:
         torch.load(file, weights_only=False)

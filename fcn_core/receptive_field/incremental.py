@@ -25,8 +25,8 @@ from fcn_core.receptive_field.operations import Pair
 from fcn_core.receptive_field.rows import Rows
 from fcn_core.receptive_field.steps import Indices, Place, Step, fuse, narrow, unsupported
 
-BATCH = 2**22
-"""Numbers that the largest result of a batch may have, 16 MiB in float32."""
+BATCH = 2**21
+"""Numbers that the largest result of a batch may have, 8 MiB in float32: results of that size stay in the cache."""
 
 
 class Incremental:

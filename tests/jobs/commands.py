@@ -17,6 +17,8 @@ import pytest
 from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 from s3fs.core import S3FileSystem
 
 from fcn_core.checkpoint import RunFolder
@@ -176,6 +178,13 @@ class Head(NamedTuple):
 
     address: str
     environment: Mapping[str, str]
+
+    def metrics(self) -> list[Sample]:
+        """Return what Prometheus would scrape, where Ray says that it can."""
+        discovery = Path(self.environment["RAY_TMPDIR"]) / "ray" / "prom_metrics_service_discovery.json"
+        targets = [target for group in json.loads(discovery.read_bytes()) for target in group["targets"]]
+        pages = [urlopen(f"http://{target}/metrics", timeout=10).read().decode() for target in targets]  # noqa: S310
+        return [sample for page in pages for family in text_string_to_metric_families(page) for sample in family.samples]
 
     def submit(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run `python` with these arguments as a job, and wait for its end."""
