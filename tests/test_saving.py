@@ -120,7 +120,9 @@ def test_what_was_begun_before_a_failure_is_published(url: str, monkeypatch: pyt
     assert storage.verify(RunFolder(url).checkpoint(3))
 
 
-def test_a_checkpoint_of_another_run_is_passed_over(tmp_path: Path, local: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_checkpoint_of_another_run_is_passed_over(
+    tmp_path: Path, local: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = train(TINY.model_copy(), tmp_path / "run", keep_last=1)
     with storage.publishing(folder.checkpoint(100)) as place:
         for path in storage.fetch(local.checkpoint(6)).iterdir():

@@ -36,7 +36,8 @@ try:
 except Exception as error:
     print("refused" if "nauthenticated" in str(error) or "oken" in str(error) else error)
 """
-PROGRAMS = {"ray.init(ray://head:10001)": (CLIENT, 10001), "GcsClient(head:6379)": (GCS, 6379)}
+PROGRAMS = {"ray.init(ray://head:10001)": (CLIENT, "client"), "GcsClient(head:6379)": (GCS, "gcs")}
+"""What is no request by HTTP, and the port that it goes to."""
 
 
 class Row(NamedTuple):
@@ -84,11 +85,13 @@ def _status(cluster: Cluster, method: str, url: str, body: dict[str, str] | byte
     return cluster.outside.within(ask)
 
 
-def _program(cluster: Cluster, program: str, port: int, token: str) -> str:
+def _program(cluster: Cluster, program: str, port: str, token: str) -> str:
     environment = {name: value for name, value in cluster.environment.items() if "AUTH" not in name}
     if token:
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-    command = cluster.outside.command("python", "-c", program, f"{cluster.head.address}:{port}", folder=ROOT)
+    command = cluster.outside.command(
+        "python", "-c", program, f"{cluster.head.address}:{getattr(cluster.head.ports, port)}", folder=ROOT
+    )
     done = subprocess.run(
         command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=120
     )

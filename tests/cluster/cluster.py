@@ -15,21 +15,16 @@ from urllib.request import Request, urlopen
 
 from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
-from tests.cluster.hosts import NETWORK, Host, Network
+from tests.cluster.hosts import Host, Hosts
 from tests.jobs.commands import ROOT
 
 BIN = Path(sys.executable).parent
-S3_PORT = 5005
-METRICS_PORT = 8080
 DEADLINE_S = 180.0
 SETTINGS = {
     "PATH": f"{BIN}:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME": "/tmp/ray",  # noqa: S108 -- each host's own.
-    "FCN_CACHE": "/tmp/ray/cache",  # noqa: S108
     "PYTHONUNBUFFERED": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
-    "AWS_ENDPOINT_URL": f"http://{NETWORK}.1:{S3_PORT}",
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
@@ -47,43 +42,48 @@ class Cluster:
     """A head, which only directs, and workers of one CPU each. Whoever uses it sits on a host of their own."""
 
     def __init__(
-        self, stack: ExitStack, hosts: Network, logs: Path, more: Mapping[str, str] | None = None, *options: str
+        self, stack: ExitStack, hosts: Hosts, logs: Path, more: Mapping[str, str] | None = None, *options: str
     ) -> None:
         """Start the head, with `more` in its environment and some more options of `ray start`."""
         self.secrets = Secrets(secrets.token_hex(24), secrets.token_hex(24))
         self.outside = hosts.outside
         self.workers: list[Host] = []
         self.logs = logs
+        self.kind = hosts.kind
         self.printed: list[str] = []
         self._stack = stack
         self._hosts = hosts
         self._started = 0
         self._serve_s3()
-        self.head = self._node(
-            "head",
-            {**self.environment, **(more or {})},
-            "--head",
-            "--num-cpus=0",
-            "--dashboard-host={address}",
-            *options,
-        )
-        self.address = f"http://{self.head.address}:8265"
+        self.head = self._hosts.host("head")
+        self.address = f"http://{self.head.address}:{self.head.ports.dashboard}"
+        directs = ["--head", f"--port={self.head.ports.gcs}", f"--ray-client-server-port={self.head.ports.client}"]
+        directs += [f"--dashboard-host={self.head.address}", f"--dashboard-port={self.head.ports.dashboard}"]
+        self._start_ray(self.head, {**self.environment, **(more or {})}, *directs, "--num-cpus=0", *options)
         self.wait_for_nodes()
 
     @property
     def environment(self) -> dict[str, str]:
         """What is set where jobs are submitted, and on each node."""
+        places = {
+            "HOME": str(self.outside.folder),
+            "RAY_TMPDIR": str(self.outside.folder),
+            "FCN_CACHE": str(self.outside.folder / "cache"),
+            "AWS_ENDPOINT_URL": f"http://{self.outside.address}:{self.outside.ports.s3}",
+        }
         # The code under test, where that is not what is installed.
         code = {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
-        return {**SETTINGS, **code, "RAY_AUTH_TOKEN": self.secrets.ray, "AWS_SECRET_ACCESS_KEY": self.secrets.s3}
+        tokens = {"RAY_AUTH_TOKEN": self.secrets.ray, "AWS_SECRET_ACCESS_KEY": self.secrets.s3}
+        return {**SETTINGS, **places, **code, **tokens}
 
     def add_worker(self) -> Host:
         """Start a host that joins; it has when `wait_for_nodes` returns."""
         self._started += 1
-        join = (f"--address={self.head.address}:6379", "--num-cpus=1", f"--metrics-export-port={METRICS_PORT}")
+        self.workers.append(self._hosts.host(f"worker-{self._started}"))
         # Credentials of the storage are those of the head: the workers of a job get them from its driver.
         environment = {name: value for name, value in self.environment.items() if not name.startswith("AWS_")}
-        self.workers.append(self._node(f"worker-{self._started}", environment, *join))
+        join = f"--address={self.head.address}:{self.head.ports.gcs}"
+        self._start_ray(self.workers[-1], environment, join, "--num-cpus=1")
         return self.workers[-1]
 
     def kill(self, worker: Host) -> None:
@@ -140,11 +140,10 @@ class Cluster:
 
         return self.outside.within(ask).decode()
 
-    def _node(self, name: str, environment: Mapping[str, str], *options: str) -> Host:
-        host = self._hosts.host(name)
-        log = self._stack.enter_context((self.logs / name).open("w"))
-        address = f"--node-ip-address={host.address}"
-        command = ["ray", "start", "--block", address, *(option.format(address=host.address) for option in options)]
+    def _start_ray(self, host: Host, environment: Mapping[str, str], *options: str) -> None:
+        log = self._stack.enter_context((self.logs / host.name).open("w"))
+        command = ["ray", "start", "--block", f"--node-ip-address={host.address}", *options]
+        command += [f"--dashboard-agent-listen-port={host.ports.agent}", f"--metrics-export-port={host.ports.metrics}"]
         # It ends with its host. `ray start` itself gives up after 30 s, too few for a machine with much else to do.
         subprocess.Popen(
             host.command("bash", "-c", 'until "$@"; do sleep 1; done', "start", *command, folder=ROOT),
@@ -153,10 +152,9 @@ class Cluster:
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-        return host
 
     def _serve_s3(self) -> None:
-        server = ThreadedMotoServer(self.outside.address, S3_PORT)
+        server = ThreadedMotoServer(self.outside.address, self.outside.ports.s3)
         self.outside.within(server.start)
         self._stack.callback(server.stop)
 

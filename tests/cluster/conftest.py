@@ -4,7 +4,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.cluster.cluster import Cluster
-from tests.cluster.hosts import network
+from tests.cluster.hosts import hosts
 from tests.jobs.commands import s3_server
 
 
@@ -14,7 +14,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with ExitStack() as stack:
         # Both servers have the same buckets: the hosts reach the one, this process the other.
         stack.enter_context(s3_server(stack.enter_context(pytest.MonkeyPatch.context()), {}))
-        started = Cluster(stack, stack.enter_context(network()), tmp_path_factory.mktemp("logs"))
+        started = Cluster(stack, stack.enter_context(hosts()), tmp_path_factory.mktemp("logs"))
         started.add_worker()
         started.add_worker()
         started.wait_for_nodes()

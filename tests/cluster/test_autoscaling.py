@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.cluster import Cluster, wait_for
-from tests.cluster.hosts import network
+from tests.cluster.hosts import hosts
 from tests.cluster.test_cluster import SUBMIT, TRAIN
 from tests.jobs.commands import s3_server
 
@@ -53,8 +53,9 @@ def growing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     (folder / "cluster.json").write_text(json.dumps(CONFIGURATION))
     with ExitStack() as stack:
         stack.enter_context(s3_server(stack.enter_context(pytest.MonkeyPatch.context()), {}))
-        hosts = stack.enter_context(network())
-        yield Cluster(stack, hosts, folder, ENVIRONMENT, f"--autoscaling-config={folder / 'cluster.json'}")
+        yield Cluster(
+            stack, stack.enter_context(hosts()), folder, ENVIRONMENT, f"--autoscaling-config={folder / 'cluster.json'}"
+        )
 
 
 def test_nodes_come_for_a_job_and_go_when_they_are_idle(growing: Cluster) -> None:

@@ -184,7 +184,9 @@ class Head(NamedTuple):
         discovery = Path(self.environment["RAY_TMPDIR"]) / "ray" / "prom_metrics_service_discovery.json"
         targets = [target for group in json.loads(discovery.read_bytes()) for target in group["targets"]]
         pages = [urlopen(f"http://{target}/metrics", timeout=10).read().decode() for target in targets]  # noqa: S310
-        return [sample for page in pages for family in text_string_to_metric_families(page) for sample in family.samples]
+        return [
+            sample for page in pages for family in text_string_to_metric_families(page) for sample in family.samples
+        ]
 
     def submit(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run `python` with these arguments as a job, and wait for its end."""
