@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -124,7 +125,14 @@ class Cluster:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
+
+    def interrupt(self, process: "subprocess.Popen[str]") -> None:
+        """Press Ctrl-C in a command."""
+        # What enters another host waits for its child, which is the command.
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[0]) if children else process.pid, signal.SIGINT)
 
     def get(self, path: str) -> Any:  # noqa: ANN401 -- JSON.
         """Return what the dashboard answers."""

@@ -1,10 +1,11 @@
 """A head and two workers, each a host of its own: what survives their loss, who gets in, and what nobody may read."""
 
+import os
 import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import boto3
@@ -61,7 +62,8 @@ def submitted(cluster: Cluster, at_work: Callable[[], object], *command: str) ->
         wait_for(check, " ".join(command))
         yield process
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
@@ -153,7 +155,7 @@ def test_a_driver_that_is_lost_with_its_host_is_no_success(cluster: Cluster) -> 
             assert second.stdout is not None
             assert second.stdout.readline().startswith(f"attached to {job}")
             assert "awake\n" in iter(second.stdout.readline, "")
-            second.send_signal(signal.SIGINT)
+            cluster.interrupt(second)
             said = cluster.end_of(second)
             assert second.returncode == 130, said
             assert f"detached from {job}, which goes on" in said
