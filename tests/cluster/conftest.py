@@ -15,7 +15,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         # Both servers have the same buckets: the hosts reach the one, this process the other.
         stack.enter_context(s3_server(stack.enter_context(pytest.MonkeyPatch.context()), {}))
         started = Cluster(stack, stack.enter_context(hosts()), tmp_path_factory.mktemp("logs"))
-        started.add_worker()
-        started.add_worker()
-        started.wait_for_nodes()
+        for _ in range(2):
+            # One after the other: Ray gives a node 30 s to start, which are few on two busy cores.
+            started.add_worker()
+            started.wait_for_nodes()
         yield started
