@@ -30,6 +30,8 @@ DRAIN_S = 5.0
 """How long the rest of the log is waited for once a job has ended; that of a dead node never comes."""
 PATIENCE_S = 60.0
 """How long a cluster that answered before may be silent."""
+CHATTY = ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env")
+"""Loggers that tell of each file that is not uploaded and each connection that is closed."""
 DASHBOARD = "http://127.0.0.1:8265"
 
 
@@ -70,8 +72,6 @@ class Task(NamedTuple):
 def main() -> None:
     """Submit what the command line says; leaves as the job does, with 2 if it cannot be submitted, 130 if detached."""
     command, task = parse(sys.argv[1:])
-    # It tells of each connection that it closes.
-    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
     address = command.address or os.environ.get("RAY_API_SERVER_ADDRESS") or DASHBOARD
     with exit_codes():
         client = connect(address)
@@ -117,6 +117,8 @@ def connect(address: str) -> "JobSubmissionClient":
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:
