@@ -136,9 +136,10 @@ def test_a_checkpoint_of_another_run_is_passed_over(
 
 
 def test_a_snapshot_stays_as_it_is() -> None:
-    state = {"a": torch.ones(2, 3).t(), "b": [torch.zeros(1), 5, ("x", torch.ones(1, requires_grad=True))]}
+    tensor = torch.ones(2, 3).t()
+    state = {"a": tensor, "b": [torch.zeros(1), 5, ("x", torch.ones(1, requires_grad=True))]}
     copy = snapshot(state)
-    state["a"].zero_()  # type: ignore[union-attr]
+    tensor.zero_()
     assert copy["a"].tolist() == [[1, 1]] * 3
     assert copy["a"].stride() == (1, 3)
     assert copy["b"][1:] == [5, ("x", torch.ones(1))]

@@ -67,7 +67,14 @@ def test_a_copy_that_the_disk_damaged_is_fetched_again(
     root: str, damage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(f"{root}/folder")
-    for fetch in (lambda: storage.fetch(f"{root}/folder") / "file", lambda: storage.cached(f"{root}/folder/file")):
+
+    def fetched() -> Path:
+        return storage.fetch(f"{root}/folder") / "file"
+
+    def cached() -> Path:
+        return storage.cached(f"{root}/folder/file")
+
+    for fetch in (fetched, cached):
         fetch().write_bytes(damage)
         caplog.clear()
         with caplog.at_level(logging.WARNING):
