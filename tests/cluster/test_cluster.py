@@ -194,12 +194,17 @@ def served(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[
         "storage": "s3://lab/served",
         "tokens": "s3://lab/served/tokens.json",
     }
+    # The head alone has the credentials of the storage.
+    on_the_head = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+    configuration["applications"][0]["deployments"][0]["ray_actor_options"] = on_the_head
     (place / "served.yaml").write_text(yaml.safe_dump(configuration))
     deployed = cluster.run("serve", "deploy", "--address", cluster.address, str(place / "served.yaml"))
     assert deployed.returncode == 0, deployed.stdout
 
     def is_up() -> bool:
-        return bool(cluster.get("api/serve/applications/")["applications"]["segmentation"]["status"] == "RUNNING")
+        application = cluster.get("api/serve/applications/")["applications"]["segmentation"]
+        assert application["status"] != "DEPLOY_FAILED", application["deployments"]
+        return bool(application["status"] == "RUNNING")
 
     wait_for(is_up, "the service")
     return f"{cluster.head.address}:{cluster.head.ports.serving}", added.stdout.strip()
