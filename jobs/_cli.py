@@ -26,14 +26,14 @@ from pydantic_settings import (
 
 from fcn_core import storage
 from fcn_core.experiments import EXPERIMENTS
-from fcn_core.loop import NonFiniteLossError
 from fcn_core.settings import Run, Stride, Value, override
+from fcn_core.training import NonFiniteLossError, PreemptedError
 
-FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
+FAILED, USER_ERROR, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 """Exit codes; the second is for what the user can mend."""
 ENVIRONMENT_ONLY = {"FCN_CACHE", "FCN_CACHE_GIB", "FCN_STORAGE_DEADLINE_S", "FCN_STORAGE_PATIENCE_S"}
 """Settings of `fcn_core.storage`, which are those of a machine."""
-OF_SERVICES = ("FCN_SERVE_", "FCN_TOKENS_")
+OF_SERVICES = ("FCN_SERVE_", "FCN_EXPERIMENTS_", "FCN_TOKENS_")
 """How the names of settings begin that are none of a job."""
 
 
@@ -207,6 +207,9 @@ def exit_codes() -> Iterator[None]:
     except (NonFiniteLossError, RunFailedError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(FAILED) from None
+    except PreemptedError as error:
+        print(f"terminated; {error}; the same command goes on from there", file=sys.stderr)
+        raise SystemExit(TERMINATED) from None
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what is stored", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None

@@ -25,6 +25,8 @@ RAY_SETTINGS = {
     # Reports wait for the controller's next look, every 2 s by default.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Nodes that are taken away give notice of two minutes, some of half a minute.
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     # Tune's own tables, which would come between ours.
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -34,6 +36,10 @@ RAY_SETTINGS = {
     # A trial is several processes, of which one works: more than CPUs are as it should be.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "PYTHON worker processes have been started on node",
 }
+
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Makes Ray take 127.0.0.1 for its address and bind its ports there, as it does by default on a desktop system; an
+address that is passed to `ray.init` it turns into that of the network. Ray must not have been imported before."""
 
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "8000000000", "MALLOC_MMAP_MAX_": "0"}
 """Lets a worker keep the memory of a step for the next: handed back and fetched again it costs a tenth of its time."""
@@ -48,14 +54,14 @@ def cluster(resources: Resources) -> Iterator[None]:
     Raises:
         ValueError: the cluster cannot be joined.
     """
-    for name, value in RAY_SETTINGS.items():
+    address = os.environ.get("RAY_ADDRESS")
+    for name, value in (RAY_SETTINGS | ({} if address else LOOPBACK_ONLY)).items():
         os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS")
     if address:
         # Its dashboard names the runs; a Ray of our own has none.
         os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")

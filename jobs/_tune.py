@@ -18,9 +18,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from fcn_core import storage
 from fcn_core.checkpoint import Epoch, RunFolder
 from fcn_core.data.audit import Audit
-from fcn_core.loop import NonFiniteLossError
 from fcn_core.metrics.rules import Scores
 from fcn_core.settings import Run
+from fcn_core.training import NonFiniteLossError
 from jobs._cli import Launch
 from jobs._console import Console
 from jobs._metric import Metric
