@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
 
 from pydantic import Field
 
@@ -44,6 +44,8 @@ class SubmitCommand(Settings):
     """
 
     model_config = FROM_OUTSIDE
+    # Those of the command that is submitted, which checks them itself.
+    of_others: ClassVar[bool] = True
 
     address: str = Field(
         "",
@@ -97,10 +99,9 @@ def parse(arguments: Sequence[str]) -> tuple[SubmitCommand, Task]:
 
 def _settings(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the settings in the environment that are those of jobs and hold on any machine."""
+    stay = ENVIRONMENT_ONLY | {f"FCN_{name.upper()}" for name in SubmitCommand.model_fields}
     ours = {name: value for name, value in environment.items() if name.startswith("FCN_")}
-    return {
-        name: ours[name] for name in ours if not name.startswith(OF_SERVICES) and name.upper() not in ENVIRONMENT_ONLY
-    }
+    return {name: ours[name] for name in ours if not name.startswith(OF_SERVICES) and name not in stay}
 
 
 def _stem(entrypoint: str) -> str:

@@ -93,9 +93,15 @@ class Cluster:
         worker.end()
 
     def wait_for_nodes(self) -> None:
-        """Wait until those that live are taken for alive, and none else."""
-        addresses = sorted(host.address for host in (self.head, *self.workers))
-        wait_for(lambda: self.alive() == addresses, f"nodes {addresses}")
+        """Wait until those that live have started and are taken for alive, and none else."""
+        living = [self.head, *self.workers]
+        addresses = sorted(host.address for host in living)
+
+        def are_up() -> bool:
+            started = all("Ray runtime started" in (self.logs / host.name).read_text() for host in living)
+            return started and self.alive() == addresses
+
+        wait_for(are_up, f"nodes {addresses}")
 
     def alive(self) -> list[str]:
         """Return the addresses of the nodes that the cluster takes for alive."""

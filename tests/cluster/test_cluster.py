@@ -15,7 +15,7 @@ import yaml
 
 from fcn_core import storage
 from fcn_core.checkpoint import RunFolder
-from fcn_core.registry.store import Registry
+from fcn_core.registry.store import MODELS, Registry
 from fcn_core.settings import Run
 from tests import tiny
 from tests.cluster.access import documented, found
@@ -185,7 +185,7 @@ def test_a_wrong_token_gets_one_line(cluster: Cluster) -> None:
 def served(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A champion served by the cluster; gives the service's address and a token for it."""
     place = tmp_path_factory.mktemp("served")
-    made_champion(Registry("s3://lab/served"), make(place, 1).candidate())
+    made_champion(Registry(f"s3://lab/served/{MODELS}"), make(place, 1).candidate())
     added = cluster.run("python", "-m", "services.tokens", "add", "s3://lab/served/tokens.json", "alice")
     assert added.returncode == 0, added.stdout
     configuration = yaml.safe_load((ROOT / "services" / "segmentation.yaml").read_text())
@@ -194,12 +194,17 @@ def served(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[
         "storage": "s3://lab/served",
         "tokens": "s3://lab/served/tokens.json",
     }
+    # The head alone has the credentials of the storage.
+    on_the_head = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+    configuration["applications"][0]["deployments"][0]["ray_actor_options"] = on_the_head
     (place / "served.yaml").write_text(yaml.safe_dump(configuration))
     deployed = cluster.run("serve", "deploy", "--address", cluster.address, str(place / "served.yaml"))
     assert deployed.returncode == 0, deployed.stdout
 
     def is_up() -> bool:
-        return bool(cluster.get("api/serve/applications/")["applications"]["segmentation"]["status"] == "RUNNING")
+        application = cluster.get("api/serve/applications/")["applications"]["segmentation"]
+        assert application["status"] != "DEPLOY_FAILED", application["deployments"]
+        return bool(application["status"] == "RUNNING")
 
     wait_for(is_up, "the service")
     return f"{cluster.head.address}:{cluster.head.ports.serving}", added.stdout.strip()
