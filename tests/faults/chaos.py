@@ -29,6 +29,8 @@ from tests.tiny import assert_same_bits
 
 SETTINGS = [
     "streets",
+    "--data.streets.height=32",
+    "--data.streets.width=48",
     "--data.streets.num_train=96",
     "--data.streets.num_val=8",
     "--model.width=0.06",

@@ -21,6 +21,8 @@ from tests.tiny import assert_same_bits
 
 SETTINGS = [
     "streets",
+    "--data.streets.height=32",
+    "--data.streets.width=48",
     "--data.streets.num_train=48",
     "--data.streets.num_val=4",
     "--model.width=0.06",
