@@ -208,6 +208,7 @@ class Cluster:
     def _start(self, *arguments: str) -> None:
         """Start a node; it gives itself half a minute, which a busy machine may exceed."""
         command = [RAY, "start", "--block", "--node-ip-address=127.0.0.1", *arguments]
+        log = self._place
         for attempt in range(3):
             log = self._place / f"node-{free_port()}-{attempt}"
             with log.open("w") as file:
