@@ -90,8 +90,9 @@ def rage(
     environment = os.environ | {"HOME": name, "RAY_TMPDIR": name, "FCN_CACHE": f"{name}/cache", "PYTHONUNBUFFERED": "1"}
     arguments = [*settings, f"--save-every={SAVE_EVERY}", "--max-failures=1000000"]
     kills: list[Kill] = []
-    begun = time.monotonic()
     command = Command(place / "lab", environment, *arguments)
+    progressed(command, 1)
+    begun = time.monotonic()
     while time.monotonic() - begun < 60 * minutes:
         if not progressed(command, len(command.steps) + chance.randint(1, MOST_STEPS)):
             break
