@@ -6,10 +6,12 @@ runs/<run_id>/checkpoints/<step>/       model.safetensors  model.json  state.pt 
 """
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -105,12 +107,21 @@ class RunFolder:
         return [int(name) for name in storage.list_folder(self.checkpoints) if name.isdigit()]
 
     def save(self, card: Card, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> str:
-        """Publish a checkpoint and return its URL."""
+        """Publish a checkpoint and return its URL.
+
+        Raises:
+            OSError: the disk is full, or the storage failed for good.
+        """
         url = self.checkpoint(card.step)
         with storage.publishing(url) as folder:
-            save_file({name: value.detach().contiguous() for name, value in weights.items()}, folder / WEIGHTS)
             (folder / CARD).write_text(card.model_dump_json(indent=1) + "\n")
-            torch.save(dict(state), folder / STATE)
+            try:
+                save_file({name: value.detach().contiguous() for name, value in weights.items()}, folder / WEIGHTS)
+                torch.save(dict(state), folder / STATE)
+            except (SafetensorError, RuntimeError) as error:
+                # Neither says what the disk said in a way that others understand.
+                free = shutil.disk_usage(folder).free / 2**20
+                raise OSError(f"cannot write {folder} ({free:.0f} MiB are free there): {_one_line(error)}") from error
         return url
 
     def latest(self, run_id: str, say: Say) -> Restored | None:
@@ -222,6 +233,10 @@ def load_weights(url: str) -> tuple[dict[str, Tensor], Card]:
     """
     folder = storage.fetch(find(url))
     return load_file(folder / WEIGHTS), Card.model_validate_json((folder / CARD).read_text())
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _is_whole(url: str) -> bool:

@@ -33,7 +33,7 @@ FAILED, USER_ERROR, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 """Exit codes; the second is for what the user can mend."""
 ENVIRONMENT_ONLY = {"FCN_CACHE", "FCN_CACHE_GIB", "FCN_STORAGE_DEADLINE_S", "FCN_STORAGE_PATIENCE_S"}
 """Settings of `fcn_core.storage`, which are those of a machine."""
-OF_SERVICES = ("FCN_SERVE_", "FCN_TOKENS_")
+OF_SERVICES = ("FCN_SERVE_", "FCN_EXPERIMENTS_", "FCN_TOKENS_")
 """How the names of settings begin that are none of a job."""
 
 

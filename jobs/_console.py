@@ -62,7 +62,7 @@ class Console:
             case Epoch():
                 self.say(_line(item))
             case _:
-                return
+                pass
 
     def count(self, what: str, done: int, of: int, facts: str = "") -> None:
         """Show how much of something is done."""

@@ -59,7 +59,7 @@ class RunMetrics:
                 self._set(epoch=item.epoch, step=item.step, loss=item.train_loss, learning_rate=item.learning_rate)
                 self._set(mean_iou=item.scores.mean_iou, images_per_second=item.images_per_s)
             case _:
-                return
+                pass
 
     def end(self) -> None:
         """Tell that the run is not trained any more: Ray forgets a gauge only with its process."""

@@ -182,6 +182,14 @@ def _granted(bundles: list[dict[str, float]], wait_s: float) -> bool:
         remove_placement_group(group)
 
 
+def on_this_node() -> Any:  # noqa: ANN401 -- Ray's classes have no types here.
+    """Return the scheduling strategy by which an actor is started on the node of this process."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
 @contextmanager
 def causes(remedy: str) -> Iterator[None]:
     """Raise what a worker raised, without Ray's account of where; `remedy` is what to do if memory is short.

@@ -7,6 +7,7 @@ for the final one and leaves with 0 while the job is lost. Here only a job that 
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import shlex
 import sys
@@ -29,6 +30,8 @@ DRAIN_S = 5.0
 """How long the rest of the log is waited for once a job has ended; that of a dead node never comes."""
 PATIENCE_S = 60.0
 """How long a cluster that answered before may be silent."""
+CHATTY = ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env")
+"""Loggers that tell of each file that is not uploaded and each connection that is closed."""
 DASHBOARD = "http://127.0.0.1:8265"
 
 
@@ -114,6 +117,8 @@ def connect(address: str) -> "JobSubmissionClient":
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:

@@ -5,7 +5,7 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -96,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(int(str(kind)), {"Content-Type": "application/xml"}, self._explained(CODES[str(kind)]))
             return
         if kind == "slow":
-            self.server.ended.wait(0.8)
+            self.server.ended.wait(0.6)
         if kind == "truncated" and body:
             self._hand_on_half(body)
             self._reset()
@@ -182,27 +182,38 @@ def proxy(server: str) -> Iterator[Proxy]:
 
 
 @contextmanager
+def use_s3(
+    patch: pytest.MonkeyPatch, access: Mapping[str, str], deadline_s: float, patience_s: float
+) -> Iterator[Proxy]:
+    """Let this process use an S3 server, which `access` names as the environment does, through a proxy."""
+    s3: Any = fsspec.get_filesystem_class("s3")
+    with proxy(access["AWS_ENDPOINT_URL"].removeprefix("http://")) as running:
+        limits = {"FCN_STORAGE_DEADLINE_S": str(deadline_s), "FCN_STORAGE_PATIENCE_S": str(patience_s)}
+        for name, value in {**access, **limits, "AWS_ENDPOINT_URL": running.url}.items():
+            patch.setenv(name, value)
+        s3.clear_instance_cache()
+        try:
+            yield running
+        finally:
+            s3.clear_instance_cache()
+
+
+@contextmanager
 def faulty_s3(patch: pytest.MonkeyPatch, deadline_s: float, patience_s: float) -> Iterator[Proxy]:
     """Run moto behind a proxy, with the bucket `lab`, and let this process use it."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    s3: Any = fsspec.get_filesystem_class("s3")
-    with proxy(f"{host}:{port}") as running:
-        for name, value in {
-            "AWS_ENDPOINT_URL": running.url,
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "FCN_STORAGE_DEADLINE_S": str(deadline_s),
-            "FCN_STORAGE_PATIENCE_S": str(patience_s),
-        }.items():
-            patch.setenv(name, value)
-        s3.clear_instance_cache()
-        boto3.client("s3").create_bucket(Bucket="lab")
-        try:
+    access = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    try:
+        with use_s3(patch, access, deadline_s, patience_s) as running:
+            boto3.client("s3").create_bucket(Bucket="lab")
             yield running
-        finally:
-            s3.clear_instance_cache()
-            server.stop()
+    finally:
+        server.stop()

@@ -133,7 +133,7 @@ class Registry:
             TornError: the entry is damaged.
         """
         numbers = _numbered(storage.list_folder(self._log(name)))
-        return self._entry(name, numbers[-1]) if numbers else None
+        return self.entry(name, numbers[-1]) if numbers else None
 
     def read_champion(self, name: str) -> Version | None:
         """Return the champion as it was when it became so, or None where there is none.
@@ -150,7 +150,7 @@ class Registry:
         Raises:
             TornError: an entry is damaged.
         """
-        return [self._entry(name, number) for number in _numbered(storage.list_folder(self._log(name)))]
+        return [self.entry(name, number) for number in _numbered(storage.list_folder(self._log(name)))]
 
     def crown(self, version: Version, seen: Entry | None, reason: str, *, forced: bool = False) -> Entry:
         """Make a version champion if the champion is still the one that was seen; `gate.promote` asks the gate first.
@@ -212,7 +212,12 @@ class Registry:
         except (ValidationError, FileNotFoundError):
             return None
 
-    def _entry(self, name: str, number: int) -> Entry:
+    def entry(self, name: str, number: int) -> Entry:
+        """Return an entry of the log of champions.
+
+        Raises:
+            TornError: it is damaged.
+        """
         url = storage.join(self._log(name), _FILE.format(number))
         try:
             entry = Entry.model_validate_json(storage.read_bytes(url))

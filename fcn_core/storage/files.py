@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,13 @@ def create_bytes(url: str, contents: bytes) -> None:
             raise FileExistsError(f"{url} is there already") from error
 
 
+def remove_file(url: str) -> None:
+    """Delete a file, there or not."""
+    place = open_url(url)
+    with suppress(FileNotFoundError):
+        place.call("rm_file", place.path)
+
+
 def list_folder(url: str) -> list[str]:
     """Return the sorted names of what lies in a folder; none if the folder is not there."""
     place = open_url(url)
@@ -98,15 +105,10 @@ def list_folder(url: str) -> list[str]:
 
 def find_files(url: str) -> dict[str, str]:
     """Return the path of each file below a folder, relative to it and sorted, with its `version`."""
-    return {name: version_of(facts) for name, facts in facts_below(url).items()}
-
-
-def facts_below(url: str) -> dict[str, dict[str, Any]]:
-    """Return what the storage tells of each file below a folder, by path relative to it and sorted."""
     place = open_url(url)
     root = f"{place.path.rstrip('/')}/"
     found = place.call("find", place.path, detail=True)
-    return {name.removeprefix(root): found[name] for name in sorted(found)}
+    return {name.removeprefix(root): version_of(found[name]) for name in sorted(found)}
 
 
 def version(url: str) -> str:

@@ -1,0 +1,203 @@
+"""Everything on a storage that no reader would trust, and what can be done about it."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from functools import partial
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from fcn_core import storage
+from fcn_core.checkpoint import CARD, Card, RunFolder
+from fcn_core.registry.store import Registry
+from fcn_core.registry.version import manifest_of
+from fcn_core.storage.files import remove_file
+from fcn_core.storage.folders import read_manifest
+from fcn_core.storage.leftovers import File, abort_upload, uploads, walk
+
+REMOVED = "removed, it is read by nobody"
+_EXPECTED = re.compile(r"(?:^|/)(?:checkpoints/[0-9]+|evaluations/[^/.][^/]*)$")
+"""Folders that are published with manifest and COMMIT, wherever they lie; others are known by having either."""
+_ENTRY = re.compile(r"(?P<model>(?:.*/)?(?P<name>[^/]+))/champions/(?P<number>[0-9]{8})\.json")
+
+Progress = Callable[[int, int], None]
+
+
+class Finding(NamedTuple):
+    """Something that is not whole."""
+
+    url: str
+    what: str
+    remedy: str
+    """What mends it, or what a person can do."""
+    mend: Callable[[], None] | None = None
+    changed: float | None = None
+    """When somebody last wrote to it, in seconds since 1970."""
+    unfinished: bool = False
+    """Whether it may be what a live run is writing."""
+
+
+class Look(NamedTuple):
+    """What one found."""
+
+    findings: tuple[Finding, ...]
+    sealed: int
+    entries: int
+
+
+def look_over(url: str, *, quick: bool, progress: Progress) -> Look:
+    """Look at everything below a URL.
+
+    Args:
+        url: of a storage, or of a folder in it.
+        quick: compare sizes only.
+        progress: is told of folders done and of all.
+    """
+    files = walk(url)
+    folders = _sealed(files)
+    findings = [*_uploads(url), *_partial(url, files)]
+    for done, folder in enumerate(folders, start=1):
+        findings += _folder(storage.join(url, folder) if folder else url, folders[folder], quick=quick)
+        progress(done, len(folders))
+    entries = [match for path in files if (match := _ENTRY.fullmatch(path)) and storage.PARTIAL not in path]
+    torn = {finding.url for finding in findings}
+    findings += [one for match in entries for one in _entry(url, match, files[match[0]], torn)]
+    findings += [
+        one for path in files if path.rpartition("/")[2] == "epochs.jsonl" for one in _epochs(url, path, files)
+    ]
+    return Look(tuple(findings), len(folders), len(entries))
+
+
+def _uploads(url: str) -> Iterator[Finding]:
+    for upload in uploads(url):
+        mend = partial(abort_upload, upload)
+        yield Finding(upload.url, "an upload that never ended", "aborted", mend, upload.begun, unfinished=True)
+
+
+def _partial(url: str, files: Mapping[str, File]) -> Iterator[Finding]:
+    """Find what processes that were killed had not yet moved to its place."""
+    found: dict[str, list[File]] = {}
+    for path, file in files.items():
+        parts = PurePosixPath(path).parts
+        first = next((place for place, part in enumerate(parts) if part.startswith(storage.PARTIAL)), None)
+        if first is not None:
+            found.setdefault("/".join(parts[: first + 1]), []).append(file)
+    for path, below in found.items():
+        place = storage.join(url, path)
+        remove = storage.remove_folder if below[0].is_folder or path not in files else remove_file
+        changed = _newest(below)
+        yield Finding(place, "was never moved to its place", REMOVED, partial(remove, place), changed, unfinished=True)
+
+
+def _sealed(files: Mapping[str, File]) -> dict[str, dict[str, File]]:
+    """Return the folders that should have a manifest and a COMMIT, with all that lies in them."""
+    parents = {path.rpartition("/")[0] for path, file in files.items() if not file.is_folder}
+    models = {path.rpartition("/claims/")[0] for path in files if "/claims/" in f"/{path}"}
+
+    def is_sealed(folder: str) -> bool:
+        if any(storage.join(folder, name).lstrip("/") in files for name in (storage.MANIFEST, storage.COMMIT)):
+            return True
+        above, _, name = folder.rpartition("/")
+        return bool(_EXPECTED.search(folder)) or (above in models and name.isdigit())
+
+    chosen = sorted(one for one in parents if is_sealed(one) and storage.PARTIAL not in one)
+    return {
+        folder: {path: files[path] for path in files if path.startswith(f"{folder}/" if folder else "")}
+        for folder in chosen
+    }
+
+
+def _folder(url: str, below: Mapping[str, File], *, quick: bool) -> Iterator[Finding]:
+    try:
+        files = read_manifest(url)
+        if quick:
+            _compare_sizes(url, files, below)
+        else:
+            storage.verify(url)
+    except storage.TornError as error:
+        finished = storage.exists(storage.join(url, storage.COMMIT))
+        if not finished and not storage.list_folder(url):
+            # Pruned by its run in the meantime.
+            return
+        what = str(error).removeprefix(f"{url} ")
+        if finished and any(path.endswith("/version.json") for path in below):
+            yield Finding(url, what, "promote its run again, or go back: python jobs/models.py rollback NAME")
+            return
+        changed = _newest(below.values())
+        yield Finding(url, what, REMOVED, partial(_remove, url), changed, unfinished=not finished)
+        return
+    yield from _misplaced(url)
+
+
+def _remove(url: str) -> None:
+    """Remove a folder if it still is what no reader trusts."""
+    try:
+        storage.verify(url)
+    except storage.TornError:
+        storage.remove_folder(url)
+
+
+def _compare_sizes(url: str, files: Mapping[str, Mapping[str, object]], below: Mapping[str, File]) -> None:
+    sizes = {path.rpartition("/")[2]: file.size for path, file in below.items()}
+    for name, expected in files.items():
+        if sizes.get(name) != expected["size"]:
+            raise storage.TornError(f"{url} is damaged: {name} has {sizes.get(name, 0)} bytes, not {expected['size']}")
+
+
+def _misplaced(url: str) -> Iterator[Finding]:
+    """Find a checkpoint that lies where another should."""
+    parts = url.split("/")
+    if len(parts) < 3 or parts[-2] != "checkpoints" or not parts[-1].isdigit():
+        return
+    try:
+        card = Card.model_validate_json(storage.read_bytes(storage.join(url, CARD)))
+    except (FileNotFoundError, ValidationError):
+        yield Finding(url, f"is whole, but {CARD} is missing or not understood", "move it away by hand")
+        return
+    if (card.run_id, card.step) != (parts[-3], int(parts[-1])):
+        yield Finding(url, f"is whole, but step {card.step} of {card.run_id}", "move it where it belongs")
+
+
+def _entry(url: str, match: re.Match[str], file: File, torn: Set[str]) -> Iterator[Finding]:
+    place = storage.join(url, match[0])
+    registry = Registry(storage.join(url, match["model"]).rpartition("/")[0])
+    name, number = match["name"], int(match["number"])
+    try:
+        entry = registry.entry(name, number)
+    except storage.TornError as error:
+        mend = partial(_set_aside, place)
+        yield Finding(place, str(error).removeprefix(f"{place} "), "set aside as .damaged", mend, file.changed)
+        return
+    version = registry.place(name, entry.version)
+    sound = version not in torn and storage.exists(version) and manifest_of(version) == entry.manifest
+    if not sound and entry == registry.champion(name):
+        what = f"version {entry.version}, the champion, is not what it was when it became so"
+        yield Finding(place, what, f"python jobs/models.py rollback {name}")
+
+
+def _set_aside(url: str) -> None:
+    storage.write_bytes(f"{url}.damaged", storage.read_bytes(url))
+    remove_file(url)
+
+
+def _epochs(url: str, path: str, files: Mapping[str, File]) -> Iterator[Finding]:
+    run = RunFolder(storage.join(url, path).rpartition("/")[0])
+    try:
+        run.read_epochs()
+    except ValueError:
+        place = storage.join(url, path)
+        yield Finding(
+            place,
+            "is not understood",
+            "removed, the run writes it again when it goes on",
+            partial(remove_file, place),
+            files[path].changed,
+        )
+
+
+def _newest(files: Iterable[File]) -> float | None:
+    """Return when the newest was changed, or None if the storage does not tell of one."""
+    times = [file.changed for file in files]
+    known = [time for time in times if time is not None]
+    return max(known) if known and len(known) == len(times) else None
