@@ -181,7 +181,7 @@ def test_classes_are_switched_and_faded(page: Page, asked: Service) -> None:
     assert painted(page, "#first", int(other_x), int(other_y))[3] == 0
     page.get_by_role("button", name="all", exact=True).click()
     assert painted(page, "#first", int(x), int(y))[3] == 255
-    page.get_by_label("Opacity").fill("25")
+    page.get_by_role("slider", name="Opacity").fill("25")
     expect(page.locator("#first")).to_have_css("opacity", "0.25")
     expect(page.locator("#opacity-value")).to_have_text("25 %")
 
