@@ -100,6 +100,8 @@ class Settings(BaseSettings):
 
     aliases: ClassVar[dict[str, str]] = {}
     """Options of another name than their field."""
+    of_others: ClassVar[bool] = False
+    """Whether settings of other commands may be in the environment."""
 
 
 class Command(Launch, Run, Settings):
@@ -168,7 +170,8 @@ def read(command: type[_Command], arguments: Sequence[str]) -> _Command:
     options = [_option(argument, command.aliases) for argument in arguments]
     try:
         # Settings of training may be exported for all commands.
-        _check_environment(os.environ, [*names, *_names(Command)])
+        if not command.of_others:
+            _check_environment(os.environ, [*names, *_names(Command)])
         return command(_cli_parse_args=options, _cli_prog_name=Path(sys.argv[0]).name)
     except ValidationError as error:
         fail(explain(error, names))

@@ -18,6 +18,7 @@ from fcn_core.training import Progress
 from jobs._board import Board
 from jobs._console import Console
 from jobs._metrics import RunMetrics
+from jobs._ray import on_this_node
 from jobs._restarts import Lost, Restarts
 
 LOOK_EVERY_S = 1.0
@@ -25,7 +26,8 @@ LOOK_EVERY_S = 1.0
 
 def start_board() -> Any:
     """Start a `Board` of this process's, and return its handle."""
-    return ray.remote(Board).options(num_cpus=0).remote()
+    # A node that is lost must not take the console with it.
+    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=on_this_node()).remote()
 
 
 class Watch:
