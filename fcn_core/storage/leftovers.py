@@ -46,7 +46,7 @@ def uploads(url: str) -> list[Upload]:
     bucket, _, prefix = place.path.partition("/")
     under = f"{prefix.rstrip('/')}/" if prefix else ""
     found: list[dict[str, Any]] = []
-    marker: dict[str, str] = {}
+    marker: dict[str, Any] = {}
     while True:
         page = place.call("call_s3", "list_multipart_uploads", Bucket=bucket, **marker)
         # The servers do not agree on what a prefix is here.
