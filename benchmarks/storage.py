@@ -17,10 +17,10 @@ import torch
 
 from fcn_core import storage
 from fcn_core.checkpoint import Epoch, RunFolder
-from fcn_core.loop import Training
 from fcn_core.runtime import LocalRuntime
 from fcn_core.saving import Saver
 from fcn_core.storage.calls import open_url
+from fcn_core.training import Training
 from tests.faulty import Fault, Proxy, faulty_s3, use_s3
 from tests.swift_server import swift
 from tests.test_checkpoint import CLASSES, card

@@ -278,3 +278,11 @@ def setting_names(value: Value, prefix: str = "") -> list[str]:
         child = getattr(value, name)
         names += setting_names(child, f"{prefix}{name}.") if isinstance(child, Value) else [f"{prefix}{name}"]
     return names
+
+
+def setting(value: Value, name: str) -> object:
+    """Return a setting by its dotted name."""
+    found: object = value
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found

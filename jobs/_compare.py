@@ -1,27 +1,22 @@
 """Comparing runs on the same images."""
 
-import json
-import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import stdev
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from fcn_core import storage
+from fcn_core.comparison import COMPARABLE, Arm, Comparison, Entrant, arms_of, compare
 from fcn_core.figures.differences import Difference, differences
-from fcn_core.metrics.intervals import Interval, intervals, paired
-from fcn_core.metrics.rules import RULES, Rule, scores
-from fcn_core.settings import Run, Value, setting_names
+from fcn_core.metrics.intervals import Interval
+from fcn_core.metrics.rules import Rule
 from jobs._cli import FROM_OUTSIDE, Settings, exit_codes, read
 from jobs._console import Console
 from jobs._curves import draw_curves
-from jobs._evaluations import Stored, file_name, stored_evaluation
+from jobs._evaluations import file_name, stored_evaluation
 from jobs._runs import Target, find_run
 from jobs._scores import number, span, table
 
@@ -37,185 +32,52 @@ class CompareCommand(Settings):
 
     runs: CliPositionalArg[list[str]] = Field(description="folders, URLs or names of runs; at least two")
     evaluation: str = Field("val", description="which evaluation of each run, by its folder: val, test, val-tta")
-    rule: str = Field("set", description=f"one of {', '.join(name for name in RULES if RULES[name].over != 'batch')}")
+    rule: str = Field("set", description=f"one of {', '.join(COMPARABLE)}")
     storage: str = Field("results", description="folder or URL below which runs/ and comparisons/ lie")
-
-
-class Arm(NamedTuple):
-    """Runs that differ only in seed."""
-
-    label: str
-    targets: list[Target]
-    evaluations: list[Stored]
-
-    @property
-    def matrices(self) -> list[NDArray[np.int64]]:
-        """The confusion matrices of each run."""
-        return [stored.evaluation.confusion for stored in self.evaluations]
-
-
-class ArmReport(Value):
-    """Scores of an arm."""
-
-    label: str
-    runs: tuple[str, ...]
-    mean_iou: Interval
-    """Mean over the runs, with its interval over images."""
-    mean_iou_of_runs: tuple[float | None, ...]
-    standard_deviation: float | None
-    """Over the runs; None for one."""
-
-
-class DifferenceReport(Value):
-    """What one arm has over the first."""
-
-    label: str
-    mean_iou: Interval
-    mean_iou_over_sequences: Interval | None
-    class_iou: tuple[Interval, ...]
-
-
-class Comparison(Value):
-    """The contents of comparison.json."""
-
-    format: int = 1
-    rule: str
-    digest: str
-    num_images: int
-    classes: tuple[str, ...]
-    arms: tuple[ArmReport, ...]
-    differences: tuple[DifferenceReport, ...]
 
 
 def main() -> None:
     """Carry out a comparison."""
     command = read(CompareCommand, sys.argv[1:])
     with exit_codes(), Console() as console:
-        compare(command, console)
+        compare_runs(command, console)
 
 
-def compare(command: CompareCommand, console: Console) -> str:
+def compare_runs(command: CompareCommand, console: Console) -> str:
     """Compare runs, draw what came out, and return the URL of the folder where it is kept.
 
     Raises:
         ValueError: the runs have unlike data or rules, or all differ in seed only.
         FileNotFoundError: a run is not there or was not evaluated.
     """
-    if RULES.get(command.rule, RULES["per_batch"]).over == "batch":
-        known = ", ".join(name for name in RULES if RULES[name].over != "batch")
-        raise ValueError(f"no rule {command.rule!r} for comparisons; rules are {known}")
+    if command.rule not in COMPARABLE:
+        raise ValueError(f"no rule {command.rule!r} for comparisons; rules are {', '.join(COMPARABLE)}")
     storage.check_access(command.storage)
-    arms = _arms(command)
-    if len(arms) < 2:
-        raise ValueError("nothing to compare: give at least two runs that differ in more than their seed")
-    _check_alike([stored for arm in arms for stored in arm.evaluations])
-    comparison = _comparison(arms, RULES[command.rule])
+    targets = _targets(command)
+    arms = arms_of(Entrant(one.run, stored_evaluation(one, command.evaluation)) for one in targets.values())
+    comparison = compare(arms, COMPARABLE[command.rule])
     name = file_name("-vs-".join(arm.label for arm in arms))
     url = storage.join(storage.absolute(command.storage), "comparisons", name)
     with storage.publishing(url) as folder:
         (folder / "comparison.json").write_text(comparison.model_dump_json(indent=1) + "\n")
-        _draw(arms, comparison, folder)
+        _draw(targets, arms, comparison, folder)
     _show(comparison, console)
     console.say(f"everything   {url}")
     return url
 
 
-def _arms(command: CompareCommand) -> list[Arm]:
-    # The same run, or a copy of it, given twice is one and no other seed.
+def _targets(command: CompareCommand) -> dict[str, Target]:
+    """Return the runs that are given, by their run_id."""
     targets: dict[str, Target] = {}
     for target in (find_run(name, command.storage) for name in command.runs):
         targets.setdefault(target.run.run_id, target)
-    pooled: dict[str, list[Target]] = {}
-    for target in targets.values():
-        pooled.setdefault(_but_for_the_seed(target.run), []).append(target)
-    labels = _labels([targets[0].run for targets in pooled.values()])
-    return [
-        Arm(label, targets, [stored_evaluation(target, command.evaluation) for target in targets])
-        for label, targets in zip(labels, pooled.values(), strict=True)
-    ]
+    return targets
 
 
-def _but_for_the_seed(run: Run) -> str:
-    """Return the settings without the seed; of the run that a staged one started from, the name alone counts."""
-    settings = run.model_dump(mode="json", exclude={"seed"})
-    start = settings["model"]["start_from"]
-    settings["model"]["start_from"] = start and re.sub(r"-[0-9a-f]{10}(?=/|$)", "", start)
-    return json.dumps(settings, sort_keys=True)
-
-
-def _labels(runs: Sequence[Run]) -> list[str]:
-    """Return the names of runs, with the settings in which those of one name differ."""
-    labels = []
-    for run in runs:
-        same = [other for other in runs if other.name == run.name]
-        differ = [name for name in setting_names(run) if len({str(_setting(other, name)) for other in same}) > 1]
-        settings = ", ".join(f"{name.split('.')[-1]} {_setting(run, name)}" for name in differ if name != "seed")
-        labels.append(f"{run.name} ({settings})" if settings else run.name)
-    return labels
-
-
-def _setting(run: Run, name: str) -> object:
-    value: object = run
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
-
-
-def _check_alike(kept: Sequence[Stored]) -> None:
-    """Refuse to compare what was not scored on the same images in the same way."""
-    first = kept[0].report.subject
-    for subject in (stored.report.subject for stored in kept[1:]):
-        what = {
-            "classes": (first.classes.names, subject.classes.names),
-            "way of predicting": (first.inference.describe(), subject.inference.describe()),
-            "number of images": (first.num_images, subject.num_images),
-            "data (SHA-256)": (first.digest, subject.digest),
-        }
-        for name, (one, other) in what.items():
-            if one != other:
-                pair = f"{first.checkpoints[0].run_id} and {subject.checkpoints[0].run_id}"
-                raise ValueError(f"{pair} cannot be compared: their {name} differ: {one} and {other}")
-
-
-def _comparison(arms: Sequence[Arm], rule: Rule) -> Comparison:
-    first = arms[0].evaluations[0]
-    groups = first.evaluation.known_sequences()
-    found = [
-        DifferenceReport(
-            label=f"{arm.label} - {arms[0].label}",
-            mean_iou=(over_images := paired(arm.matrices, arms[0].matrices, rule)).mean_iou,
-            mean_iou_over_sequences=paired(arm.matrices, arms[0].matrices, rule, groups).mean_iou if groups else None,
-            class_iou=over_images.class_iou,
-        )
-        for arm in arms[1:]
-    ]
-    subject = first.report.subject
-    return Comparison(
-        rule=subject.describe(rule),
-        digest=subject.digest,
-        num_images=subject.num_images,
-        classes=(*subject.classes.names, "void")[: len(found[0].class_iou)],
-        arms=tuple(_arm_report(arm, rule) for arm in arms),
-        differences=tuple(found),
-    )
-
-
-def _arm_report(arm: Arm, rule: Rule) -> ArmReport:
-    values = [scores(matrices, rule).mean_iou for matrices in arm.matrices]
-    there = [value for value in values if value is not None]
-    return ArmReport(
-        label=arm.label,
-        runs=tuple(target.run.run_id for target in arm.targets),
-        mean_iou=intervals(arm.matrices, rule).mean_iou,
-        mean_iou_of_runs=tuple(values),
-        standard_deviation=stdev(there) if len(there) > 1 else None,
-    )
-
-
-def _draw(arms: Sequence[Arm], comparison: Comparison, folder: Path) -> None:
-    folders = {arm.label: [target.folder for target in arm.targets] for arm in arms}
+def _draw(targets: Mapping[str, Target], arms: Sequence[Arm], comparison: Comparison, folder: Path) -> None:
+    folders = {arm.label: [targets[one.run.run_id].folder for one in arm.entrants] for arm in arms}
     # While they train, runs are scored by the headline rule and without any augmentation.
-    num_classes = len(arms[0].evaluations[0].report.classes)
+    num_classes = len(arms[0].entrants[0].stored.report.classes)
     draw_curves(folders, folder / "validation.png", Rule().describe(num_classes))
     for index, (arm, found) in enumerate(zip(arms[1:], comparison.differences, strict=True), start=1):
         rows = [_row("mean IoU", found.mean_iou)]

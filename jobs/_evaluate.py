@@ -19,9 +19,10 @@ from fcn_core.evaluation import Checkpoint, Evaluation, Subject, summarise
 from fcn_core.metrics.rules import RULES
 from fcn_core.predict import Inference
 from fcn_core.settings import Data, Run, override
+from fcn_core.stored import Stored, read_evaluation
 from jobs._cli import FROM_OUTSIDE, Resources, Settings, exit_codes, read
 from jobs._console import Console, percent
-from jobs._evaluations import Stored, read_evaluation, stored_evaluation
+from jobs._evaluations import stored_evaluation
 from jobs._runs import Target, find_checkpoint, find_run
 from jobs._scores import show, show_rules, span
 from jobs._sheets import draw_figures, draw_sheet, ranked, spread

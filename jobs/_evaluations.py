@@ -1,17 +1,14 @@
-"""Evaluations that are kept in the folder of a run."""
+"""Finding evaluations that were made before, by what people type."""
 
 import re
 import shlex
 from hashlib import sha256
-from pathlib import Path
-from typing import NamedTuple
 
 from fcn_core import storage
-from fcn_core.evaluation import Evaluation, Report
+from fcn_core.stored import EVALUATIONS, Stored, read_evaluation
 from jobs._runs import Target
 
 _LONGEST_NAME = 200
-EVALUATION, SCORES = "evaluation.npz", "scores.json"
 
 
 def file_name(text: str) -> str:
@@ -20,38 +17,15 @@ def file_name(text: str) -> str:
     return name if len(name.encode()) <= _LONGEST_NAME else f"{name[:30]}-{sha256(text.encode()).hexdigest()[:10]}"
 
 
-class Stored(NamedTuple):
-    """An evaluation and where it is kept."""
-
-    url: str
-    evaluation: Evaluation
-    report: Report
-
-    def write(self, folder: Path) -> None:
-        """Write both into a local folder, to be published."""
-        self.evaluation.write(folder / EVALUATION)
-        (folder / SCORES).write_text(self.report.model_dump_json(indent=1) + "\n")
-
-
-def read_evaluation(url: str) -> Stored | None:
-    """Return what is kept at `url`; None where there is nothing whole."""
-    try:
-        folder = storage.fetch(url)
-    except storage.TornError:
-        return None
-    report = Report.model_validate_json((folder / SCORES).read_text())
-    return Stored(url, Evaluation.read(folder / EVALUATION), report)
-
-
 def stored_evaluation(target: Target, name: str) -> Stored:
     """Return an evaluation that was made before.
 
     Raises:
         FileNotFoundError: it was not; the message says which were, and what to type.
     """
-    stored = read_evaluation(storage.join(target.url, "evaluations", name))
+    stored = read_evaluation(storage.join(target.url, EVALUATIONS, name))
     if stored is None:
-        everything = storage.list_folder(storage.join(target.url, "evaluations"))
+        everything = storage.list_folder(storage.join(target.url, EVALUATIONS))
         there = [one for one in everything if not one.startswith(storage.PARTIAL)]
         known = f"there are {', '.join(there)}; " if there else ""
         options = "" if name == "val" else f"  (with the --split, --tta or --step that {name!r} stands for)"

@@ -17,10 +17,11 @@ from fcn_core.registry.checks import COMPARISON
 from fcn_core.registry.gate import GateFailedError, promote, read_gate
 from fcn_core.registry.store import MODELS, ChampionMovedError, Entry, Registry
 from fcn_core.registry.version import Candidate, Name, Version
+from fcn_core.stored import Stored
 from jobs._cli import FROM_OUTSIDE, Resources, RunFailedError, Settings, exit_codes, read
 from jobs._console import Console, percent
 from jobs._evaluate import EvaluateCommand, _data, evaluate_run
-from jobs._evaluations import Stored, stored_evaluation
+from jobs._evaluations import stored_evaluation
 from jobs._runs import Target, find_checkpoint, find_run
 from jobs._scores import span
 from jobs._team import Start, team

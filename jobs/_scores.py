@@ -8,8 +8,8 @@ from rich.table import Column, Table
 from fcn_core.evaluation import Report, rescore
 from fcn_core.metrics.intervals import Interval
 from fcn_core.metrics.rules import RULES
+from fcn_core.stored import Stored
 from jobs._console import Console, percent
-from jobs._evaluations import Stored
 
 _COLUMNS = ("IoU", "95 % interval", "accuracy", "Dice", "AP", "mask\nAP", "boundary\nIoU")
 

@@ -18,8 +18,9 @@ from fcn_core.metrics import precision
 from fcn_core.metrics.calibration import MOST_PIXELS
 from fcn_core.metrics.rules import scores
 from fcn_core.settings import Classes
+from fcn_core.stored import Stored
 from jobs._console import percent
-from jobs._evaluations import Stored, file_name
+from jobs._evaluations import file_name
 
 Predict = Callable[[Sequence[int]], list[NDArray[np.uint8]]]
 """Returns the predicted labels of the images at some places."""

@@ -5,6 +5,7 @@ from importlib.metadata import version as version_of
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from fcn_core.registry.version import EXAMPLE
 from services._metrics import MEDIA_TYPE
 from services._models import Served
 from services._problems import Problem, declared
@@ -18,11 +19,12 @@ from services._schemas import (
     OipServer,
     TensorMetadata,
 )
-from services._service import Owner, Service, TheService
+from services._service import Owner, Service, TheService, Version, model_headers
 
 models = APIRouter(tags=["models"])
 health = APIRouter(tags=["health"])
 _ERRORS = declared(401, 421, 500)
+_PICTURE = {"description": "The image", "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
 _PROMETHEUS = {"description": "In Prometheus' text format", "content": {"text/plain": {"schema": {"type": "string"}}}}
 
 
@@ -38,6 +40,23 @@ async def list_models(service: TheService, _: Owner) -> ModelList:
 async def show_model(name: str, service: TheService, _: Owner) -> ModelDescription:
     """Return classes, colours, scores with their rule, and preprocessing."""
     return _describe(service, _champion(service, name))
+
+
+@models.get(
+    "/v1/models/{name}/example",
+    summary="The example of a version",
+    response_class=Response,
+    responses=_ERRORS | declared(404, 422) | {200: _PICTURE},
+)
+def example(name: str, service: TheService, _: Owner, version: Version = None) -> Response:
+    """Return the image that the version was packed with, the first that it was evaluated on: something to try it on."""
+    _champion(service, name)
+    served = service.models.get(version)
+    try:
+        picture = (served.version.folder / EXAMPLE).read_bytes()
+    except FileNotFoundError as error:
+        raise Problem(404, f"the example of {served.version.label} is no longer there") from error
+    return Response(picture, headers=model_headers(served), media_type="image/png")
 
 
 @health.get("/healthz", summary="Whether the service lives", responses=declared(500))

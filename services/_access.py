@@ -27,6 +27,8 @@ class Token(Value):
     name: str = Field(min_length=1)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     expires: AwareDatetime
+    may_act: bool = False
+    """Whether it may start, stop and promote in the experiment service. Reading and segmenting need no such right."""
 
 
 class Tokens(Value):
@@ -48,12 +50,12 @@ class Tokens(Value):
         """Replace a file of tokens."""
         storage.write_bytes(url, (json.dumps(self.model_dump(mode="json"), indent=1) + "\n").encode())
 
-    def owner(self, secret: str, now: datetime) -> str | None:
-        """Return the name of a token that is valid, or None. The time it takes tells nothing about tokens."""
+    def find(self, secret: str, now: datetime) -> Token | None:
+        """Return what is kept of a token that is valid, or None. The time it takes tells nothing about tokens."""
         digest, found = digest_of(secret), None
         for token in self.tokens:
             if hmac.compare_digest(digest, token.sha256) and now < token.expires:
-                found = token.name
+                found = token
         return found
 
 
@@ -116,12 +118,30 @@ class Access:
         Raises:
             Problem: no valid token (401), or without tokens a name that is no loopback name (421).
         """
+        token = self._token(request)
+        return token.name if token else "anybody"
+
+    def actor(self, request: Request) -> str:
+        """Return who asks for something to be done.
+
+        Raises:
+            Problem: as `owner`; the token may only read, or a page of another site asks (403).
+        """
+        token = self._token(request)
+        if token is not None and not token.may_act:
+            raise Problem(403, f"the token {token.name} may read, not act: python -m services.tokens add --act")
+        origin, host = request.headers.get("origin"), request.headers.get("host", "")
+        if origin is not None and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
+            raise Problem(403, f"pages of {origin[:100]} may not act here")
+        return token.name if token else "anybody"
+
+    def _token(self, request: Request) -> Token | None:
         if self._tokens is None:
             if not _is_local_name(request.headers.get("host", "")):
                 raise Problem(421, "without tokens the service answers on localhost, 127.0.0.1 and [::1] only")
-            return "anybody"
+            return None
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-        found = self._tokens.owner(secret.strip(), datetime.now(UTC)) if scheme.lower() == "bearer" else None
+        found = self._tokens.find(secret.strip(), datetime.now(UTC)) if scheme.lower() == "bearer" else None
         if found is None:
             raise Problem(401, "a valid token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
         return found

@@ -22,16 +22,19 @@ SECURITY_HEADERS = {
 MEANINGS = {
     400: "The request cannot be understood.",
     401: "There is no token, or it is not or no longer valid.",
-    404: "There is no such route, model or version.",
+    403: "The token may not do this, or a page of another site asks.",
+    404: "There is nothing of this name.",
     405: "The route does not know this method.",
     406: "Nothing that `Accept` allows can be sent.",
     408: "The upload took too long.",
+    409: "It cannot be done as things stand.",
     413: "The request or the image is too large, or there are too many images.",
     415: "The content is no JPEG, PNG or WebP image of 8 bits per channel.",
     421: "Without tokens the service answers on loopback names only.",
     422: "A parameter or the image cannot be used.",
     429: "This token asked for too much; `Retry-After` says when to ask again.",
     500: "Something went wrong in the service.",
+    502: "The cluster does not answer as it should.",
     503: "The service is at its capacity; `Retry-After` says when to ask again.",
     504: "There was no answer before the deadline.",
 }
@@ -91,25 +94,26 @@ def handle_problems(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     def on_problem(request: Request, error: Problem) -> Response:
-        return _response(request, error)
+        return respond(request, error)
 
     @app.exception_handler(HTTPException)
     def on_http(request: Request, error: HTTPException) -> Response:
         details = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is no method of this route"}
         detail = details.get(error.status_code, str(error.detail))
-        return _response(request, Problem(error.status_code, detail, error.headers))
+        return respond(request, Problem(error.status_code, detail, error.headers))
 
     @app.exception_handler(RequestValidationError)
     def on_validation(request: Request, error: RequestValidationError) -> Response:
         wrong = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        return _response(request, Problem(422, "; ".join(wrong)))
+        return respond(request, Problem(422, "; ".join(wrong)))
 
     @app.exception_handler(Exception)
     def on_failure(request: Request, _: Exception) -> Response:
-        return _response(request, Problem(500, "the service failed; its log says why, under this request_id"))
+        return respond(request, Problem(500, "the service failed; its log says why, under this request_id"))
 
 
-def _response(request: Request, problem: Problem) -> Response:
+def respond(request: Request, problem: Problem) -> Response:
+    """Return the answer to a request that cannot be answered."""
     details = ProblemDetails(
         title="Client Closed Request" if problem.status == GONE else HTTPStatus(problem.status).phrase,
         status=problem.status,

@@ -97,6 +97,45 @@ class ModelList(BaseModel):
     refused: list[str] = Field(description="why versions that became champion are not served")
 
 
+class FieldFile(BaseModel):
+    """A file that is kept of a look at units."""
+
+    name: str
+    size: int = Field(description="bytes")
+    sha256: str
+    media_type: str
+
+
+class FieldDescription(BaseModel):
+    """A look at what units of a network see: numbers are in the file `numbers.json`."""
+
+    model_config = _example(
+        id="streets-conv4_3-2units-9f86d08188",
+        model="streets",
+        weights="a run",
+        layer="conv4_3",
+        units=[1, 7],
+        images="streets val",
+        num_images=40,
+        files=[{"name": "conv4_3-1.png", "size": 81920, "sha256": 64 * "0", "media_type": "image/png"}],
+    )
+
+    id: str
+    model: str
+    weights: str = Field(description="which, as people call them")
+    layer: str
+    units: list[int]
+    images: str = Field(description="which the units were looked at with")
+    num_images: int
+    files: list[FieldFile]
+
+
+class FieldList(BaseModel):
+    """What was looked at."""
+
+    receptive_fields: list[str] = Field(description="ids, sorted")
+
+
 class Health(BaseModel):
     """That the service is there."""
 

@@ -3,18 +3,17 @@
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Header, Request
 from starlette.responses import Response
 
 from services._models import Served
 from services._negotiation import ARRAYS, JSON, MASK, OVERLAY, PROBABILITIES, negotiate
 from services._problems import declared
-from services._service import Owner, Service, TheService, model_headers
+from services._service import Owner, Service, TheService, Version, model_headers
 from services._stages import Segmented, Times
 
 router = APIRouter(tags=["segmentation"])
 
-Version = Annotated[int | None, Query(ge=1, description="which of the served versions; the champion if left out")]
 Wait = Annotated[
     str | None,
     Header(description="`wait=5`: give up after 5 s, if the service does not earlier (RFC 7240)", examples=["wait=5"]),

@@ -7,10 +7,11 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import Depends, Query, Request
 from fastapi.security import HTTPBearer
 
 from services._access import Access
+from services._fields import Fields
 from services._metrics import Metrics
 from services._models import Models, Served
 from services._problems import GONE, Problem
@@ -33,6 +34,7 @@ class Service:
         self.settings = settings
         self.access = Access(settings.tokens, settings.rate_per_s)
         self.models = Models(settings, device)
+        self.fields = Fields(settings.storage)
         self.metrics = Metrics()
         self.uploads = Uploads(settings)
         self.stages = Stages(settings, self.metrics)
@@ -45,6 +47,7 @@ class Service:
     def close(self) -> None:
         """End all threads."""
         self._closed.set()
+        self.fields.close()
         self.stages.close()
 
     async def before_deadline(self, request: Request, prefer: str | None, work: Coroutine[Any, Any, _T]) -> _T:
@@ -101,6 +104,7 @@ async def _service(request: Request) -> Service:
 
 
 TheService = Annotated[Service, Depends(_service)]
+Version = Annotated[int | None, Query(ge=1, description="which of the served versions; the champion if left out")]
 _Bearer = Annotated[object, Depends(HTTPBearer(auto_error=False, description="Not needed on loopback without tokens"))]
 
 

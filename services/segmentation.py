@@ -9,17 +9,14 @@ from typing import Any
 import ray
 import torch
 from ray import serve
-from ray.serve.config import BackpressureConfig
 from starlette.types import ASGIApp
 
 from fcn_core import storage
 from services._access import check_exposure
 from services._app import create_app
+from services._serve import CONNECTIONS, backpressure, host
 from services._service import Service
 from services._settings import Serving, read_settings
-
-CONNECTIONS = 1000
-"""Requests of a replica that Serve lets through at once. Most upload; how many compute is for the service to say."""
 
 
 class Segmentation:
@@ -31,7 +28,7 @@ class Segmentation:
     """
 
     def __init__(self, settings: Serving) -> None:
-        check_exposure(_host(), settings.tokens)
+        check_exposure(host(), settings.tokens)
         self._service = Service(settings, _device(settings))
 
     def check_health(self) -> None:
@@ -60,7 +57,7 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
         name="Segmentation",
         max_ongoing_requests=CONNECTIONS,
         max_queued_requests=CONNECTIONS,
-        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
+        backpressure_config=backpressure(),
         ray_actor_options={"num_cpus": 1, "num_gpus": int(_wants_gpu(settings))},
     )
     return deployment(serve.ingress()(Segmentation)).bind(settings)
@@ -77,10 +74,3 @@ def _device(settings: Serving) -> str:
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda, but this replica sees no GPU: give nodes GPUs, or set device to auto or cpu")
     return "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def _host() -> str:
-    """Return the address that Serve listens on."""
-    client = serve.context._get_global_client()  # noqa: SLF001 -- Serve tells it nowhere else from within.
-    options = ray.get(client._controller.get_http_config.remote())  # noqa: SLF001
-    return str(options.host)

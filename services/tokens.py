@@ -21,12 +21,13 @@ class TokensCommand(BaseSettings):
     A new token is printed once and kept nowhere. Running services see changes within seconds.
     """
 
-    model_config = SettingsConfigDict(env_prefix="FCN_TOKENS_", cli_exit_on_error=False)
+    model_config = SettingsConfigDict(env_prefix="FCN_TOKENS_", cli_exit_on_error=False, cli_implicit_flags=True)
 
     action: CliPositionalArg[Literal["add", "remove", "list"]] = Field(description="what to do")
     file: CliPositionalArg[str] = Field(description="file or URL, the setting FCN_SERVE_TOKENS of the service")
     name: CliPositionalArg[str] = Field("", description="whose token")
     days: int = Field(90, ge=1, le=3650, description="until it expires")
+    act: bool = Field(False, description="whether it may start, stop and promote in the experiment service")
 
 
 def main() -> None:
@@ -35,13 +36,17 @@ def main() -> None:
         command = CliApp.run(TokensCommand)
         tokens = _read(command)
         if command.action == "list":
-            lines = [f"{token.name}  until {token.expires:%Y-%m-%d}" for token in tokens.tokens]
+            lines = [_line(token) for token in tokens.tokens]
         else:
             lines = [_add(command, tokens)] if command.action == "add" else [_remove(command, tokens)]
     except (ValidationError, ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
     print("\n".join(lines))
+
+
+def _line(token: Token) -> str:
+    return f"{token.name}  until {token.expires:%Y-%m-%d}{', may act' if token.may_act else ''}"
 
 
 def _read(command: TokensCommand) -> Tokens:
@@ -58,7 +63,7 @@ def _add(command: TokensCommand, tokens: Tokens) -> str:
         raise ValueError(f"there is a token {command.name!r} already" if command.name else "say whose token it is")
     secret = SIGN + secrets.token_urlsafe(32)
     expires = datetime.now(UTC) + timedelta(days=command.days)
-    added = Token(name=command.name, sha256=digest_of(secret), expires=expires)
+    added = Token(name=command.name, sha256=digest_of(secret), expires=expires, may_act=command.act)
     Tokens(tokens=(*tokens.tokens, added)).write(command.file)
     return secret
 

@@ -7,16 +7,8 @@ import pytest
 
 from fcn_core.experiments import EXPERIMENTS
 from fcn_core.settings import Stride
-from jobs._ceiling import CeilingCommand
-from jobs._cli import Settings, parse, read
-from jobs._compare import CompareCommand
-from jobs._evaluate import EvaluateCommand
-from jobs._models import ModelsCommand
-from jobs._promote import PromoteCommand
-from jobs._receptive_field import ReceptiveFieldCommand
-from jobs._staged import StagedCommand
-from jobs._storage import StorageCommand
-from jobs._sweep import SweepCommand
+from jobs._check import OTHERS
+from jobs._cli import parse, read
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -25,17 +17,6 @@ COMMANDS = re.findall(
     r"^(?:(?:ray job submit|python jobs/submit\.py) .*-- )?python jobs/(\w+)\.py ([^#\n]+)", README, re.MULTILINE
 )
 STRIDES: dict[str, Stride] = {"train_fcn32s": 32, "train_fcn16s": 16, "train_fcn8s": 8}
-OTHERS: dict[str, type[Settings]] = {
-    "ceiling": CeilingCommand,
-    "compare": CompareCommand,
-    "evaluate": EvaluateCommand,
-    "models": ModelsCommand,
-    "promote": PromoteCommand,
-    "receptive_field": ReceptiveFieldCommand,
-    "storage": StorageCommand,
-    "sweep": SweepCommand,
-    "train_staged": StagedCommand,
-}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

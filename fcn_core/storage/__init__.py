@@ -21,7 +21,16 @@ from fcn_core.storage.files import (
     version,
     write_bytes,
 )
-from fcn_core.storage.folders import COMMIT, MANIFEST, TornError, publishing, remove_folder, verify
+from fcn_core.storage.folders import (
+    COMMIT,
+    MANIFEST,
+    TornError,
+    publishing,
+    read_manifest,
+    read_published,
+    remove_folder,
+    verify,
+)
 
 __all__ = [
     "COMMIT",
@@ -43,6 +52,8 @@ __all__ = [
     "list_folder",
     "publishing",
     "read_bytes",
+    "read_manifest",
+    "read_published",
     "remove_folder",
     "verify",
     "version",

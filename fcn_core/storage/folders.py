@@ -109,6 +109,25 @@ def read_manifest(url: str) -> dict[str, dict[str, Any]]:
     return files
 
 
+def read_published(url: str, name: str) -> bytes:
+    """Return one verified file of a published folder.
+
+    Raises:
+        FileNotFoundError: it is none of its files.
+        TornError: the folder or the file is damaged.
+    """
+    files = read_manifest(url)
+    if name not in files:
+        raise FileNotFoundError(f"{url} has no file {name}")
+    try:
+        found = read_bytes(join(url, name))
+    except FileNotFoundError as error:
+        raise TornError(f"{url} is damaged: {name} is missing") from error
+    if hashlib.sha256(found).hexdigest() != files[name]["sha256"]:
+        raise TornError(f"{url} is damaged: {name} has not the SHA-256 of {MANIFEST}")
+    return found
+
+
 def download(url: str, files: dict[str, dict[str, Any]], folder: Path) -> None:
     """Bring the files of a published folder into a local one, and check them.
 

@@ -8,18 +8,15 @@ locals {
     train = {
       read  = ["data", "models"]
       write = ["runs", "sweeps", "receptive_fields", "ray"]
-      once  = []
     }
     serve = {
       read  = ["models", "receptive_fields", "serving"]
       write = []
-      once  = []
     }
-    # Packs a run and asks the gate. Nothing in a registry is deleted, not by a promoter either.
+    # Packs a run and asks the gate. What is deleted by mistake can be had back for a year.
     promote = {
       read  = ["data", "runs"]
-      write = []
-      once  = ["models"]
+      write = ["models"]
     }
   }
   # Everything of a folder, and the folder's own name: whether it exists is asked there first.
@@ -47,7 +44,7 @@ data "aws_iam_policy_document" "storage" {
     actions = ["s3:GetObject"]
     resources = concat(
       ["${aws_s3_bucket.lab.arn}/${var.root}"],
-      flatten([for folder in concat(each.value.read, each.value.write, each.value.once) : local.below[folder]]),
+      flatten([for folder in concat(each.value.read, each.value.write) : local.below[folder]]),
     )
   }
   dynamic "statement" {
@@ -56,14 +53,6 @@ data "aws_iam_policy_document" "storage" {
       sid       = "Write"
       actions   = ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
       resources = flatten([for folder in each.value.write : local.below[folder]])
-    }
-  }
-  dynamic "statement" {
-    for_each = length(each.value.once) > 0 ? [1] : []
-    content {
-      sid       = "WriteOnce"
-      actions   = ["s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
-      resources = flatten([for folder in each.value.once : local.below[folder]])
     }
   }
 }

@@ -119,7 +119,7 @@ RIGHTS = {
     "train": {"data": "R", "models": "R", "runs": "RWD", "sweeps": "RWD", "receptive_fields": "RWD", "ray": "RWD"},
     "head": {"data": "R", "models": "R", "runs": "RWD", "sweeps": "RWD", "receptive_fields": "RWD", "ray": "RWD"},
     "serve": {"models": "R", "receptive_fields": "R", "serving": "R"},
-    "promote": {"data": "R", "runs": "R", "models": "RW"},
+    "promote": {"data": "R", "runs": "R", "models": "RWD"},
 }
 NAME = "streets/1/model.json"
 
@@ -139,6 +139,23 @@ def test_a_role_may_what_it_needs_and_nothing_else(applied: Applied, role: str) 
         rights = (*tried, not storage.exists(url))
         found[folder] = "".join(right for right, has in zip("RWD", rights, strict=True) if has)
     assert {folder: may for folder, may in found.items() if may} == RIGHTS[role]
+
+
+@pytest.mark.slow
+def test_what_a_promoter_publishes_is_served(applied: Applied, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FCN_CACHE", str(tmp_path))
+    version = storage.join(LAB, "models/lanes/1")
+    champion = storage.join(LAB, "models/lanes/champions/00000001.json")
+    with acting_as(applied.outputs["roles"]["promote"]):
+        with storage.publishing(version) as folder:
+            (folder / "model.json").write_text("{}")
+        storage.create_bytes(champion, b"{}")
+    with acting_as(applied.outputs["roles"]["serve"]):
+        assert storage.list_folder(storage.join(LAB, "models/lanes")) == ["1", "champions"]
+        assert storage.read_bytes(champion) == b"{}"
+        assert (storage.fetch(version) / "model.json").read_text() == "{}"
+        with pytest.raises(PermissionError):
+            storage.write_bytes(champion, b"mine")
 
 
 def _may(act: Callable[..., object], *arguments: object) -> bool:

@@ -178,12 +178,14 @@ class Head(NamedTuple):
 
     address: str
     environment: Mapping[str, str]
+    gcs: str
+    """What drivers join."""
 
     def metrics(self) -> list[Sample]:
         """Return what Prometheus would scrape, where Ray says that it can."""
         discovery = Path(self.environment["RAY_TMPDIR"]) / "ray" / "prom_metrics_service_discovery.json"
         targets = [target for group in json.loads(discovery.read_bytes()) for target in group["targets"]]
-        pages = [urlopen(f"http://{target}/metrics", timeout=10).read().decode() for target in targets]  # noqa: S310
+        pages = [urlopen(f"http://{target}/metrics", timeout=10).read().decode() for target in targets]
         return [
             sample for page in pages for family in text_string_to_metric_families(page) for sample in family.samples
         ]
@@ -213,7 +215,7 @@ def ray_head(environment: Mapping[str, str]) -> Iterator[Head]:
     )
     try:
         wait_for(dashboard)
-        yield Head(f"http://127.0.0.1:{dashboard}", ours)
+        yield Head(f"http://127.0.0.1:{dashboard}", ours, f"127.0.0.1:{gcs}")
     finally:
         head.terminate()
         head.wait()

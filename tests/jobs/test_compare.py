@@ -16,14 +16,15 @@ from PIL import Image
 
 from fcn_core import storage
 from fcn_core.checkpoint import Epoch, RunFolder
+from fcn_core.comparison import Comparison
 from fcn_core.evaluation import Checkpoint, Subject, summarise
 from fcn_core.metrics.confusion import confusion
 from fcn_core.metrics.intervals import Interval, intervals, paired
 from fcn_core.metrics.rules import RULES, Rule, scores
 from fcn_core.predict import Inference
 from fcn_core.settings import VOID, Classes
-from jobs._compare import Comparison, main
-from jobs._evaluations import Stored
+from fcn_core.stored import Stored
+from jobs._compare import main
 from tests.figures.looking import words
 from tests.jobs.commands import Here, Refused, evaluation_of, write_run
 from tests.tiny import changed

@@ -28,10 +28,10 @@ from fcn_core.evaluation import Checkpoint, Evaluation, Report, Subject, evaluat
 from fcn_core.metrics.rules import RULES, scores
 from fcn_core.predict import Inference, Predictor
 from fcn_core.settings import Classes
+from fcn_core.stored import Stored, read_evaluation
 from jobs._cli import RunFailedError
 from jobs._console import Console
 from jobs._evaluate import EvaluateCommand, evaluate_folds, evaluate_run, main
-from jobs._evaluations import Stored, read_evaluation
 from jobs._ray import causes
 from jobs._runs import find_run
 from jobs._scores import show

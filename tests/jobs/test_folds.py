@@ -11,8 +11,8 @@ from fcn_core.data.catalogue import open_split
 from fcn_core.evaluation import Evaluation, evaluate
 from fcn_core.metrics.rules import scores
 from fcn_core.predict import Inference, Predictor
+from fcn_core.stored import Stored, read_evaluation
 from jobs._evaluate import main
-from jobs._evaluations import Stored, read_evaluation
 from jobs._runs import Target, find_run
 from jobs._train import main as train
 from tests.jobs.commands import ROOT, Here, Refused, write_images

@@ -16,12 +16,12 @@ from fcn_core import storage
 from fcn_core.checkpoint import RunFolder
 from fcn_core.registry.gate import read_gate
 from fcn_core.registry.store import Entry, Registry
+from fcn_core.stored import Stored
 from jobs import _evaluate, _models, _promote
 from jobs._cli import RunFailedError
-from jobs._compare import CompareCommand, compare
+from jobs._compare import CompareCommand, compare_runs
 from jobs._console import Console
 from jobs._evaluate import EvaluateCommand, evaluate_folds, evaluate_run
-from jobs._evaluations import Stored
 from jobs._promote import PromoteCommand, promote_run
 from jobs._runs import find_checkpoint, find_run
 from tests.jobs.commands import ROOT, Here, Refused, WithoutRay, write_images, write_run
@@ -289,7 +289,7 @@ def test_a_version_is_evaluated_like_a_run_and_its_evaluations_are_kept_with_it(
     assert kept.report.scores == lab.evaluate(lab.better, split="train").report.scores
     assert lab.registry.read("streets", 2).label == "streets/2"
     with Console() as console, pytest.raises(ValueError, match="differ in more than their seed"):
-        compare(CompareCommand(runs=["streets/1", "streets"], storage=lab.place), console)
+        compare_runs(CompareCommand(runs=["streets/1", "streets"], storage=lab.place), console)
 
 
 def test_settings_of_training_in_the_environment_do_no_harm(

@@ -5,7 +5,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from fcn_core.registry.store import MODELS, Registry
+from services._fields import FOLDER
 from services._service import Service
+from tests.jobs.test_receptive_field import looked
 from tests.registry.made import NAME, Made, made_champion, make
 from tests.services.serving import client_of, serving
 from tests.test_storage import _as_a_store_does, bucket  # noqa: F401 -- fixtures.
@@ -30,6 +32,18 @@ def lab(tmp_path_factory: pytest.TempPathFactory, made: Made, other: Made) -> Pa
     made_champion(registry, other.candidate(), force="a test")
     assert registry.versions(NAME) == [1, 2]
     return folder
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory, lab: Path) -> Path:
+    """A storage with the models of `lab` and what the job found of two units. Nobody writes to it."""
+    place = tmp_path_factory.mktemp("place")
+    (place / MODELS).symlink_to(lab / MODELS)
+    looked(place, unit="4,5")
+    (place / FOLDER / "resnet18-theory.png").write_bytes(b"of all layers, not of a look")
+    (place / FOLDER / "torn").mkdir()
+    (place / "secret.json").write_text("{}")
+    return place
 
 
 @pytest.fixture(scope="module")

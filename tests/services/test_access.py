@@ -12,7 +12,10 @@ from tests.services.serving import client_of, encoded, problem, scene, serving
 
 SECRET = "fcn_" + "s" * 40
 OPEN = ("/healthz", "/readyz", "/v2", "/v2/health/live", "/v2/health/ready", "/openapi.json")
-CLOSED = ("/v1/models", "/v1/models/streets", "/metrics", "/v2/models/streets", "/v2/models/streets/ready")
+CLOSED = (
+    *("/v1/models", "/v1/models/streets", "/v1/models/streets/example", "/v1/receptive-fields", "/metrics"),
+    *("/v2/models/streets", "/v2/models/streets/ready"),
+)
 
 
 def write(file: Path, days: float = 1, **secrets: str) -> Path:
@@ -62,8 +65,11 @@ def test_a_token_opens(guarded: TestClient) -> None:
 
 def test_tokens_expire_and_only_their_hashes_are_kept(file: Path) -> None:
     tokens, now = Tokens.read(str(file)), datetime.now(UTC)
-    assert tokens.owner(SECRET, now) == "alice"
-    assert tokens.owner(SECRET, now + timedelta(days=2)) is None
+    found = tokens.find(SECRET, now)
+    assert found is not None
+    assert found.name == "alice"
+    assert not found.may_act
+    assert tokens.find(SECRET, now + timedelta(days=2)) is None
     assert SECRET not in file.read_text()
 
 
@@ -146,12 +152,19 @@ def test_tokens_are_made_listed_and_removed(
     file = tmp_path / "tokens.json"
     run(monkeypatch, "add", file, "alice", "--days", "7")
     secret = capsys.readouterr().out.strip()
-    assert Tokens.read(str(file)).owner(secret, datetime.now(UTC)) == "alice"
+    found = Tokens.read(str(file)).find(secret, datetime.now(UTC))
+    assert found is not None
+    assert (found.name, found.may_act) == ("alice", False)
     assert secret.startswith("fcn_")
-    assert [*json.loads(file.read_text())["tokens"][0]] == ["name", "sha256", "expires"]
+    assert [*json.loads(file.read_text())["tokens"][0]] == ["name", "sha256", "expires", "may_act"]
     run(monkeypatch, "list", file)
     assert f"alice  until {datetime.now(UTC) + timedelta(days=7):%Y-%m-%d}" in capsys.readouterr().out
+    run(monkeypatch, "add", file, "bob", "--act")
+    capsys.readouterr()
+    run(monkeypatch, "list", file)
+    assert capsys.readouterr().out.splitlines()[1].endswith(", may act")
     run(monkeypatch, "remove", file, "alice")
+    run(monkeypatch, "remove", file, "bob")
     assert not Tokens.read(str(file)).tokens
 
 

@@ -3,12 +3,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
 from services._problems import MEDIA_TYPE
 from services._service import Service
-from tests.services.serving import client_of, encoded, scene, serving
+from tests.services.serving import client_of, encoded, opened, problem, scene, serving
 
 IMAGE = encoded(scene())
 
@@ -28,7 +29,7 @@ def test_every_reference_leads_somewhere(description: dict[str, Any]) -> None:
 def test_every_route_and_format_is_in_the_guide(description: dict[str, Any]) -> None:
     guide = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
     for path, methods in description["paths"].items():
-        assert f"{path.replace('{name}', 'NAME')}`" in guide
+        assert f"{re.sub('{(.+?)}', lambda found: found[1].upper(), path)}`" in guide
         for media_type in methods.get("post", {}).get("responses", {}).get("200", {}).get("content", {}):
             assert f"| `{media_type}`" in guide
 
@@ -48,7 +49,8 @@ def test_routes_that_want_a_token_say_so(description: dict[str, Any]) -> None:
     closed = {path for path, methods in description["paths"].items() for one in methods.values() if "security" in one}
     assert closed == {
         *("/v1/segment", "/v1/segment:batch", "/v1/models", "/v1/models/{name}", "/metrics"),
-        *("/v2/models/{name}", "/v2/models/{name}/ready"),
+        *("/v2/models/{name}", "/v2/models/{name}/ready", "/v1/models/{name}/example"),
+        *("/v1/receptive-fields", "/v1/receptive-fields/{id}", "/v1/receptive-fields/{id}/{file}"),
     }
 
 
@@ -77,6 +79,10 @@ def test_examples_fit_their_schemas(description: dict[str, Any]) -> None:
         ("POST", "/v1/segment", {"content": bytes(17 * 2**20)}, 413),
         ("POST", "/v1/segment:batch", {"files": {"no": "file"}, "headers": {"accept": "image/png"}}, 406),
         ("GET", "/v1/models/{name}", {}, 404),
+        ("GET", "/v1/models/{name}/example", {}, 404),
+        ("GET", "/v1/receptive-fields/{id}", {}, 404),
+        ("GET", "/v1/receptive-fields/{id}/{file}", {}, 404),
+        ("GET", "/v1/receptive-fields", {"headers": {"host": "example.org"}}, 421),
         ("GET", "/v2/models/{name}", {}, 404),
         ("GET", "/v2/models/{name}/ready", {}, 404),
         ("GET", "/v1/models", {"headers": {"host": "example.org"}}, 421),
@@ -86,7 +92,7 @@ def test_examples_fit_their_schemas(description: dict[str, Any]) -> None:
 def test_what_comes_back_is_declared(
     client: TestClient, description: dict[str, Any], method: str, path: str, options: dict[str, Any], status: int
 ) -> None:
-    answer = client.request(method, path.format(name="nobody"), **options)
+    answer = client.request(method, path.format(name="nobody", id="nobody", file="nothing.png"), **options)
     assert answer.status_code == status
     declared = description["paths"][path][method.lower()]["responses"]
     assert answer.headers["content-type"] in declared[str(status)]["content"]
@@ -164,6 +170,16 @@ def test_models_are_described(client: TestClient, service: Service) -> None:
     assert listed[0]["rule"] == version.report.rule
     assert listed[0]["mean_iou"] == version.report.mean_iou_over_images.value
     assert listed[0]["preprocessing"] == "torchvision"
+
+
+def test_versions_have_an_example(client: TestClient, service: Service) -> None:
+    for served in service.models.all():
+        answer = client.get("/v1/models/streets/example", params={"version": served.version.facts.version})
+        assert answer.headers["content-type"] == "image/png"
+        assert answer.headers["weights-sha256"] == served.version.weights
+        assert np.array_equal(np.asarray(opened(answer.content)), served.version.example().image)
+    assert client.get("/v1/models/streets/example").headers["model-version"] == "2"
+    problem(client.get("/v1/models/streets/example", params={"version": 9}), 404)
 
 
 def test_the_open_inference_protocol_can_probe(client: TestClient) -> None:

@@ -1,0 +1,102 @@
+"""What every request and response of a service carries, and what its description says of all routes."""
+
+import asyncio
+import re
+import uuid
+from collections.abc import Sequence
+from importlib.metadata import version as version_of
+from time import perf_counter
+from typing import Any, Protocol
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services._problems import GONE, SECURITY_HEADERS, ProblemDetails
+
+REQUEST_ID = "X-Request-ID"
+
+
+class Counting(Protocol):
+    """Counts requests."""
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request."""
+
+    def rejected(self, reason: str) -> None:
+        """Count a request that was turned away."""
+
+
+class Envelope:
+    """Gives each request an id, and each response that id and security headers; counts and times them.
+
+    Args:
+        app: what is wrapped.
+        counting: told of each request.
+        echo: whether to send the request's id back; Ray Serve does that itself.
+    """
+
+    def __init__(self, app: ASGIApp, counting: Counting, *, echo: bool) -> None:
+        self._app, self._counting, self._echo = app, counting, echo
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = perf_counter(), 500
+        asked = Headers(scope=scope).get(REQUEST_ID, "")
+        request_id = asked if re.fullmatch(r"[\w.:-]{1,128}", asked) else str(uuid.uuid4())
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_in_envelope(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+                if self._echo:
+                    headers[REQUEST_ID] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_in_envelope)
+        except asyncio.CancelledError:
+            # Serve's way to say that the client is gone.
+            status = GONE
+            self._counting.rejected("disconnected")
+            raise
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            self._counting.answered(scope["method"], route, status, perf_counter() - start)
+
+
+def describe(app: FastAPI, summary: str, unseen: Sequence[type[BaseModel]], *, wants_tokens: bool) -> dict[str, Any]:
+    """Describe the routes, with what FastAPI cannot see in them: bodies that routes write themselves, and errors.
+
+    Args:
+        app: with all its routes.
+        summary: of the service, in one line.
+        unseen: the models of these bodies.
+        wants_tokens: whether one has to have a token.
+    """
+    if app.openapi_schema is None:
+        found: dict[str, Any] = get_openapi(
+            title=app.title,
+            version=version_of("fcn-lab"),
+            summary=summary,
+            routes=app.routes,
+            license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        )
+        models = [(model, "serialization") for model in (ProblemDetails, *unseen)]
+        _, schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+        found["components"]["schemas"] |= schemas["$defs"]
+        if not wants_tokens:
+            for operation in (one for methods in found["paths"].values() for one in methods.values()):
+                # An empty alternative: no token will do too.
+                operation.get("security", []).append({})
+        app.openapi_schema = found
+    return app.openapi_schema
