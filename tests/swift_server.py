@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.jobs.commands import free_port, wait_for
@@ -140,7 +139,6 @@ def _make_bucket(access: Mapping[str, str]) -> None:
         aws_access_key_id=USER,
         aws_secret_access_key=KEY,
         region_name="us-east-1",
-        config=Config(s3={"addressing_style": "path"}),
     )
     deadline = time.monotonic() + 60
     while True:
