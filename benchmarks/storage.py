@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from fcn_core import storage
-from fcn_core.checkpoint import RunFolder
-from fcn_core.loop import Training
+from fcn_core.checkpoint import Epoch, RunFolder
 from fcn_core.runtime import LocalRuntime
 from fcn_core.saving import Saver
 from fcn_core.storage.calls import open_url
+from fcn_core.training import Training
 from tests.faulty import Fault, Proxy, faulty_s3, use_s3
 from tests.swift_server import swift
 from tests.test_checkpoint import CLASSES, card
@@ -66,7 +66,8 @@ class Still:
     def __init__(self, mib: int) -> None:
         self.weights = {"weight": torch.zeros(mib * 2**17)}
         self.rest = {"momentum": torch.zeros(mib * 2**17)}
-        self.step, self.epochs = 2, []
+        self.step = 2
+        self.epochs: list[Epoch] = []
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Return weights and the rest."""

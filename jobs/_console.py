@@ -61,7 +61,7 @@ class Console:
                 self.count(f"epoch {item.epoch} of {item.epochs}, step", item.step, item.steps, facts)
             case Epoch():
                 self.say(_line(item))
-            case Started():
+            case _:
                 pass
 
     def count(self, what: str, done: int, of: int, facts: str = "") -> None:

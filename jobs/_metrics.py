@@ -58,7 +58,7 @@ class RunMetrics:
             case Epoch():
                 self._set(epoch=item.epoch, step=item.step, loss=item.train_loss, learning_rate=item.learning_rate)
                 self._set(mean_iou=item.scores.mean_iou, images_per_second=item.images_per_s)
-            case str():
+            case _:
                 pass
 
     def end(self) -> None:

@@ -66,26 +66,44 @@ def cluster(resources: Resources) -> Iterator[None]:
         # Its dashboard names the runs; a Ray of our own has none.
         os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
     _check_address(address)
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
-        environment: dict[str, Any] = {"env_vars": environment_variables()}
-        if credentials := _variables(CREDENTIALS):
-            # Ray shows of a function its hash only.
-            environment |= {"worker_process_setup_hook": lambda: os.environ.update(credentials)}
-        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-            environment |= {"working_dir": str(ROOT)}
-        options |= {"address": address, "runtime_env": environment}
+        _join(address)
     else:
-        cpus = max(os.cpu_count() or 1, resources.workers * resources.cpus_per_worker)
-        options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-    try:
-        ray.init(**options)
-    except (ConnectionError, RuntimeError) as error:
-        raise ValueError(f"cannot reach the Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+        _start(max(os.cpu_count() or 1, resources.workers * resources.cpus_per_worker))
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _join(address: str) -> None:
+    import ray
+
+    environment: dict[str, Any] = {"env_vars": environment_variables()}
+    if credentials := _variables(CREDENTIALS):
+        # Ray shows of a function its hash only.
+        environment |= {"worker_process_setup_hook": lambda: os.environ.update(credentials)}
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        environment |= {"working_dir": str(ROOT)}
+    try:
+        ray.init(address=address, runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, RuntimeError) as error:
+        raise ValueError(f"cannot reach the Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+
+
+def _start(cpus: int) -> None:
+    """Start a Ray of our own; it gives itself half a minute, which a busy machine may exceed once."""
+    import ray
+
+    for tries_left in (1, 0):
+        try:
+            ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+        except Exception as error:
+            # What Ray raises when it does not start in time has no class of its own.
+            if not tries_left:
+                raise RunFailedError(f"Ray did not start on this machine: {str(error).splitlines()[0]}") from error
+        else:
+            return
 
 
 def _check_address(address: str | None) -> None:
@@ -162,6 +180,14 @@ def _granted(bundles: list[dict[str, float]], wait_s: float) -> bool:
         return bool(group.wait(wait_s))
     finally:
         remove_placement_group(group)
+
+
+def on_this_node() -> Any:  # noqa: ANN401 -- Ray's classes have no types here.
+    """Return the scheduling strategy by which an actor is started on the node of this process."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 @contextmanager

@@ -12,13 +12,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fcn_core.checkpoint import Epoch
 from fcn_core.training import Progress
 from jobs._board import Board
 from jobs._console import Console
 from jobs._metrics import RunMetrics
+from jobs._ray import on_this_node
 from jobs._restarts import Lost, Restarts
 
 LOOK_EVERY_S = 1.0
@@ -26,9 +26,8 @@ LOOK_EVERY_S = 1.0
 
 def start_board() -> Any:
     """Start a `Board` of this process's, and return its handle."""
-    # Where the driver is: a node that is lost must not take the console with it.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    # A node that is lost must not take the console with it.
+    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=on_this_node()).remote()
 
 
 class Watch:

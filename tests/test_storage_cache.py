@@ -3,7 +3,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -67,7 +67,11 @@ def test_a_copy_that_the_disk_damaged_is_fetched_again(
     root: str, damage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(f"{root}/folder")
-    for fetch in (lambda: storage.fetch(f"{root}/folder") / "file", lambda: storage.cached(f"{root}/folder/file")):
+    ways: list[Callable[[], Path]] = [
+        lambda: storage.fetch(f"{root}/folder") / "file",
+        lambda: storage.cached(f"{root}/folder/file"),
+    ]
+    for fetch in ways:
         fetch().write_bytes(damage)
         caplog.clear()
         with caplog.at_level(logging.WARNING):

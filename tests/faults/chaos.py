@@ -29,6 +29,8 @@ from tests.tiny import assert_same_bits
 
 SETTINGS = [
     "streets",
+    "--data.streets.height=32",
+    "--data.streets.width=48",
     "--data.streets.num_train=96",
     "--data.streets.num_val=8",
     "--model.width=0.06",
@@ -88,8 +90,9 @@ def rage(
     environment = os.environ | {"HOME": name, "RAY_TMPDIR": name, "FCN_CACHE": f"{name}/cache", "PYTHONUNBUFFERED": "1"}
     arguments = [*settings, f"--save-every={SAVE_EVERY}", "--max-failures=1000000"]
     kills: list[Kill] = []
-    begun = time.monotonic()
     command = Command(place / "lab", environment, *arguments)
+    progressed(command, 1)
+    begun = time.monotonic()
     while time.monotonic() - begun < 60 * minutes:
         if not progressed(command, len(command.steps) + chance.randint(1, MOST_STEPS)):
             break

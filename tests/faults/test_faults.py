@@ -21,6 +21,8 @@ from tests.tiny import assert_same_bits
 
 SETTINGS = [
     "streets",
+    "--data.streets.height=32",
+    "--data.streets.width=48",
     "--data.streets.num_train=48",
     "--data.streets.num_val=4",
     "--model.width=0.06",
@@ -192,7 +194,7 @@ class Cluster:
 
     def assert_nothing_left(self) -> None:
         """Wait for at most 30 s until no actor lives and no resources are reserved."""
-        head = Head(f"http://127.0.0.1:{self._dashboard}", self.environment)
+        head = Head(f"http://127.0.0.1:{self._dashboard}", self.environment, f"127.0.0.1:{self.port}")
         deadline = time.monotonic() + 30
         while left := [
             entry
@@ -204,11 +206,20 @@ class Cluster:
             time.sleep(0.5)
 
     def _start(self, *arguments: str) -> None:
+        """Start a node; it gives itself half a minute, which a busy machine may exceed."""
         command = [RAY, "start", "--block", "--node-ip-address=127.0.0.1", *arguments]
-        with (self._place / "nodes").open("a") as log:
-            process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
-        self._stack.callback(process.wait)
-        self._stack.callback(process.terminate)
+        log = self._place
+        for attempt in range(3):
+            log = self._place / f"node-{free_port()}-{attempt}"
+            with log.open("w") as file:
+                process = subprocess.Popen(command, env=self.environment, stdout=file, stderr=file)
+            self._stack.callback(process.wait)
+            self._stack.callback(process.terminate)
+            while process.poll() is None:
+                if "Ray runtime started" in log.read_text():
+                    return
+                time.sleep(0.1)
+        raise AssertionError(log.read_text())
 
 
 @contextmanager
