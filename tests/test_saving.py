@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fcn_core import storage
 from fcn_core.checkpoint import Epoch, RunFolder
-from fcn_core.loop import Progress
 from fcn_core.runtime import LocalRuntime
 from fcn_core.saving import snapshot, together
+from fcn_core.training import PreemptedError, Progress
 from tests.faulty import Fault, Proxy, faulty_s3
 from tests.tiny import TINY, assert_same_bits, train
 
@@ -120,6 +120,16 @@ def test_what_was_begun_before_a_failure_is_published(url: str, monkeypatch: pyt
     assert [epoch.step for epoch in RunFolder(url).read_epochs()] == [3]
     monkeypatch.undo()
     assert storage.verify(RunFolder(url).checkpoint(3))
+
+
+def test_a_run_with_notice_to_leave_waits_for_its_checkpoint(url: str) -> None:
+    class Noticed(LocalRuntime):
+        def has_notice(self) -> bool:
+            return True
+
+    with pytest.raises(PreemptedError, match="stopped at step 1 of"):
+        train(TINY, url, Noticed())
+    assert storage.verify(RunFolder(url).checkpoint(1))
 
 
 def test_a_checkpoint_of_another_run_is_passed_over(

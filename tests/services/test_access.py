@@ -13,8 +13,8 @@ from tests.services.serving import client_of, encoded, problem, scene, serving
 SECRET = "fcn_" + "s" * 40
 OPEN = ("/healthz", "/readyz", "/v2", "/v2/health/live", "/v2/health/ready", "/openapi.json")
 CLOSED = (
-    *("/v1/models", "/v1/models/streets", "/v1/models/streets/example", "/v1/receptive-fields"),
-    *("/metrics", "/v2/models/streets", "/v2/models/streets/ready"),
+    *("/v1/models", "/v1/models/streets", "/v1/models/streets/example", "/v1/receptive-fields", "/metrics"),
+    *("/v2/models/streets", "/v2/models/streets/ready"),
 )
 
 
