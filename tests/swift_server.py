@@ -98,12 +98,11 @@ def swift() -> Iterator[dict[str, str]]:
         try:
             for role in ports:
                 command = Path(sys.executable).with_name(f"swift-{role}-server")
-                log = (folder / f"{role}.log").open("w")
-                servers.append(
-                    subprocess.Popen(
+                with (folder / f"{role}.log").open("w") as log:
+                    started = subprocess.Popen(
                         [command, folder / f"{role}.conf"], stdout=log, stderr=log, env=environment, cwd=folder
                     )
-                )
+                servers.append(started)
             for port in ports.values():
                 wait_for(port)
             access = {

@@ -12,8 +12,10 @@ from tests.services.serving import client_of, encoded, problem, scene, serving
 
 SECRET = "fcn_" + "s" * 40
 OPEN = ("/healthz", "/readyz", "/v2", "/v2/health/live", "/v2/health/ready", "/openapi.json")
-CLOSED = ("/v1/models", "/v1/models/streets", "/metrics", "/v2/models/streets", "/v2/models/streets/ready")
-CLOSED += ("/v1/models/streets/example", "/v1/receptive-fields")
+CLOSED = (
+    *("/v1/models", "/v1/models/streets", "/v1/models/streets/example", "/v1/receptive-fields", "/metrics"),
+    *("/v2/models/streets", "/v2/models/streets/ready"),
+)
 
 
 def write(file: Path, days: float = 1, **secrets: str) -> Path:

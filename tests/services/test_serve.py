@@ -118,3 +118,8 @@ def test_a_champion_is_served_and_a_new_one_taken_up_without_a_failed_request(
         assert answer.status_code == 415
         assert answer.json()["request_id"] == "mine"
         assert answer.headers.get_list("x-request-id") == ["mine"]
+        page = httpx2.get(f"{url}/")
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        assert page.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
+        assert httpx2.get(f"{url}/static/segmentation/page.js").status_code == 200
+        assert httpx2.get(f"{url}/v1/receptive-fields").json() == {"receptive_fields": []}

@@ -8,8 +8,8 @@ const columns = document.getElementById("columns");
 /** Return a fraction as people read it. */
 export function percent(value) {
   if (value === null || value === undefined) return "–";
-  if (value > 0 && value < 0.001) return "< 0.1 %";
-  return `${(100 * value).toFixed(1)} %`;
+  if (value > 0 && value < 0.001) return "<\u00a00.1\u00a0%";
+  return `${(100 * value).toFixed(1)}\u00a0%`;
 }
 
 /** Return a patch of a colour. */
