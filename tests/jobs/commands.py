@@ -226,7 +226,7 @@ def free_port() -> int:
 
 
 def wait_for(port: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while True:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=1):
