@@ -72,7 +72,7 @@ class Watch:
             last = self._done.wait(LOOK_EVERY_S)
             if self.stop.is_set():
                 self._board.stop.remote()
-            items = [pickle.loads(item) for item in ray.get(self._board.take.remote())]  # noqa: S301 -- our own.
+            items = [pickle.loads(item) for item in ray.get(self._board.take.remote())]  # noqa: S301  # nosec B301
             newest = max((place for place, item in enumerate(items) if isinstance(item, Progress)), default=None)
             for place, item in enumerate(items):
                 self._restarts.note(item)

@@ -8,7 +8,7 @@ import ast
 import logging
 import re
 import shlex
-import subprocess
+import subprocess  # nosec B404
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -180,7 +180,10 @@ def look_at(command: str, arguments: Sequence[str]) -> str | None:
     """
     ours = [sys.executable, "-m", "jobs._check", command, *arguments]
     try:
-        done = subprocess.run(ours, cwd=ROOT, capture_output=True, text=True, timeout=CHECK_S, check=False)  # noqa: S603 -- no shell, and a command of ours.
+        # No shell, and a command of ours.
+        done = subprocess.run(  # noqa: S603  # nosec B603
+            ours, cwd=ROOT, capture_output=True, text=True, timeout=CHECK_S, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise Problem.try_again(504, f"the arguments could not be looked at within {CHECK_S} s", 5) from error
     if done.returncode == 0:

@@ -194,7 +194,7 @@ class Cluster:
 
     def assert_nothing_left(self) -> None:
         """Wait for at most 30 s until no actor lives and no resources are reserved."""
-        head = Head(f"http://127.0.0.1:{self._dashboard}", self.environment, f"127.0.0.1:{self.port}")
+        head = Head(f"http://127.0.0.1:{self._dashboard}", self.environment)
         deadline = time.monotonic() + 30
         while left := [
             entry
