@@ -25,7 +25,7 @@ export const namesOf = (results) => [...new Set(results.flatMap((result) => resu
 /** Show what one or two results found. `toggle` is called with a name and whether its class is shown. */
 export function showClasses(results, hidden, toggle) {
   const heads = results.length > 1
-    ? [...results.map((result) => `v ${result.model.version}`), "change"]
+    ? [...results.map((result) => `v ${result.model.version}, %`), "change"]
     : ["share", "confidence"];
   columns.replaceChildren(element("tr", {}, ...["class", ...heads].map((head) => element("th", { scope: "col" }, head))));
   body.replaceChildren(...namesOf(results).map((name) => row(name, results, hidden, toggle)));
@@ -44,7 +44,7 @@ function row(name, results, hidden, toggle) {
   box.addEventListener("change", () => toggle(name, box.checked));
   const shares = found.map((one) => one?.share ?? null);
   const cells = results.length > 1
-    ? [...shares.map((share) => percent(share)), difference(...shares)]
+    ? [...shares.map((share) => percent(share).replace("\u00a0%", "")), difference(...shares)]
     : [withBar(shares[0]), percent(found[0].confidence)];
   const line = element(
     "tr", { className: shares.some((share) => share > 0) ? "" : "gone" },
