@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow s3 check fix audit sbom clean
+.PHONY: demo test test-slow chaos s3 check fix audit sbom clean
 
 demo: .venv/ready  ## train FCN-8s on the built-in street scenes and draw the results
 	$(BIN)/python jobs/train_fcn8s.py streets --workers 2
@@ -16,6 +16,10 @@ test-slow: .venv/ready  ## whole runs and sweeps, faults
 
 s3: .venv/ready  ## a shell with a real S3 server (OpenStack Swift) on loopback, bucket s3://lab; or S3="command" with it
 	$(BIN)/python -m tests.swift_server $(or $(S3),$${SHELL:-sh})
+
+MINUTES ?= 5
+chaos: .venv/ready  ## kills at random for MINUTES (5), then proves that not a bit is lost; SEED=N repeats it
+	$(BIN)/python -m tests.faults.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 check: .venv/ready  ## style, types, import directions and what bandit knows of security
 	$(BIN)/ruff check .

@@ -33,12 +33,12 @@ from fcn_core.data.batches import Batch, LoaderSettings, Order, training_batches
 from fcn_core.data.catalogue import open_dataset
 from fcn_core.experiments import camvid_half, streets
 from fcn_core.fit import Keep, fit
-from fcn_core.loop import Training
 from fcn_core.losses import SegmentationLoss
 from fcn_core.models.fcn import FCN
 from fcn_core.models.preprocessing import mean_colour, preprocess
 from fcn_core.runtime import DistributedRuntime, LocalRuntime
 from fcn_core.settings import VOID, Run, override
+from fcn_core.training import Training
 from jobs._cli import Job, Launch
 from jobs._console import Console
 from jobs._ray import KEEP_MEMORY

@@ -15,13 +15,14 @@ from fcn_core.data.audit import Audit, class_weights
 from fcn_core.data.base import Subset
 from fcn_core.data.batches import LoaderSettings, Order, preloaded, training_batches
 from fcn_core.data.catalogue import open_train_val
-from fcn_core.loop import Runtime, Training, train
+from fcn_core.loop import train
 from fcn_core.losses import SegmentationLoss
 from fcn_core.models import weights
 from fcn_core.models.fcn import FCN
 from fcn_core.models.preprocessing import mean_colour
 from fcn_core.saving import Saver, together
 from fcn_core.settings import Classes, Model, Run
+from fcn_core.training import Runtime, Training
 
 
 class Keep(NamedTuple):
@@ -39,6 +40,7 @@ def fit(run: Run, url: str, audit: Audit, runtime: Runtime, *, loader: LoaderSet
     Raises:
         ValueError: the settings do not fit the data, the weights or the number of workers.
         NonFiniteLossError: the loss diverged.
+        PreemptedError: a worker had notice to leave; the same call goes on from there.
         OSError: the storage failed for good; a `storage.RefusedError` on every worker.
     """
     make_deterministic(run.compute, run.seed)
@@ -56,8 +58,9 @@ def fit(run: Run, url: str, audit: Audit, runtime: Runtime, *, loader: LoaderSet
         together(runtime, lambda: _write_missing(folder, training.epochs) if runtime.rank == 0 else None)
     elif run.optim.continue_from is not None:
         _continue(training, run.optim.continue_from)
-    if training.step == training.last_step:
+    if training.step == training.last_step and not training.unscored:
         return
+    runtime.begin(training.step)
     # Every worker its part, every sample once: a DistributedSampler would repeat some to make the parts equal.
     val_share = Subset(val_set, range(runtime.rank, len(val_set.names), runtime.workers))
     steps = range(training.step, training.last_step)

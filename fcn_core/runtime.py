@@ -7,8 +7,8 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fcn_core.checkpoint import Epoch
-from fcn_core.loop import Progress
 from fcn_core.models.batch_norm import synchronise
+from fcn_core.training import Progress
 
 
 class LocalRuntime:
@@ -34,8 +34,15 @@ class LocalRuntime:
     def show(self, progress: Progress) -> None:
         """Show nothing."""
 
+    def begin(self, step: int) -> None:
+        """Do nothing."""
+
     def finish_epoch(self, epoch: Epoch, checkpoint: str) -> None:
         """Do nothing: the run's folder has it all."""
+
+    def has_notice(self) -> bool:
+        """Return False: nobody gives it."""
+        return False
 
 
 class DistributedRuntime(LocalRuntime):

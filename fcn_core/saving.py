@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fcn_core import storage
 from fcn_core.checkpoint import Card, Epoch, RunFolder, best_epoch
-from fcn_core.loop import Runtime, Training
 from fcn_core.settings import Classes
+from fcn_core.training import PreemptedError, Runtime, Training
 
 BEAT_S = 1.0
 """How often workers that wait for a storage meet, so that none of them takes another for lost."""
@@ -58,7 +58,7 @@ class Saver:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
-            if error is None:
+            if error is None or isinstance(error, PreemptedError):
                 self._end()
         finally:
             # What was begun before the training failed is good.

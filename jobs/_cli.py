@@ -26,10 +26,10 @@ from pydantic_settings import (
 
 from fcn_core import storage
 from fcn_core.experiments import EXPERIMENTS
-from fcn_core.loop import NonFiniteLossError
 from fcn_core.settings import Run, Stride, Value, override
+from fcn_core.training import NonFiniteLossError, PreemptedError
 
-FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
+FAILED, USER_ERROR, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 """Exit codes; the second is for what the user can mend."""
 ENVIRONMENT_ONLY = {"FCN_CACHE", "FCN_CACHE_GIB", "FCN_STORAGE_DEADLINE_S", "FCN_STORAGE_PATIENCE_S"}
 """Settings of `fcn_core.storage`, which are those of a machine."""
@@ -100,6 +100,8 @@ class Settings(BaseSettings):
 
     aliases: ClassVar[dict[str, str]] = {}
     """Options of another name than their field."""
+    of_others: ClassVar[bool] = False
+    """Whether settings of other commands may be in the environment."""
 
 
 class Command(Launch, Run, Settings):
@@ -168,7 +170,8 @@ def read(command: type[_Command], arguments: Sequence[str]) -> _Command:
     options = [_option(argument, command.aliases) for argument in arguments]
     try:
         # Settings of training may be exported for all commands.
-        _check_environment(os.environ, [*names, *_names(Command)])
+        if not command.of_others:
+            _check_environment(os.environ, [*names, *_names(Command)])
         return command(_cli_parse_args=options, _cli_prog_name=Path(sys.argv[0]).name)
     except ValidationError as error:
         fail(explain(error, names))
@@ -204,6 +207,9 @@ def exit_codes() -> Iterator[None]:
     except (NonFiniteLossError, RunFailedError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(FAILED) from None
+    except PreemptedError as error:
+        print(f"terminated; {error}; the same command goes on from there", file=sys.stderr)
+        raise SystemExit(TERMINATED) from None
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what is stored", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None

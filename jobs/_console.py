@@ -9,8 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 
 from fcn_core.checkpoint import Epoch
-from fcn_core.loop import Progress
-from jobs._metrics import Started
+from fcn_core.training import Progress
 
 LINE_EVERY_S = 30.0
 """Time between plain lines of progress within an epoch."""
@@ -52,8 +51,8 @@ class Console:
         """Print a line."""
         self.rich.print(message)
 
-    def show(self, item: str | Started | Progress | Epoch) -> None:
-        """Show whatever a worker put on the board, but that it started."""
+    def show(self, item: object) -> None:
+        """Show what came over the board, as far as it is for people."""
         match item:
             case str():
                 self.say(item)
@@ -62,6 +61,8 @@ class Console:
                 self.count(f"epoch {item.epoch} of {item.epochs}, step", item.step, item.steps, facts)
             case Epoch():
                 self.say(_line(item))
+            case _:
+                pass
 
     def count(self, what: str, done: int, of: int, facts: str = "") -> None:
         """Show how much of something is done."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fcn_core.checkpoint import Epoch
-from fcn_core.loop import Progress
+from fcn_core.training import Progress
 
 RUN = {
     "fcn_train_running": "1 while the run is trained, 0 afterwards",
@@ -35,6 +35,8 @@ class Started(NamedTuple):
     """The workers of a run have started, for the first time or again."""
 
     workers: int
+    step: int
+    """From which they train."""
 
 
 class RunMetrics:
@@ -45,8 +47,8 @@ class RunMetrics:
         self._starts = 0
         self._set(running=1)
 
-    def show(self, item: str | Started | Progress | Epoch) -> None:
-        """Take over what a worker reports."""
+    def show(self, item: object) -> None:
+        """Take over what came over the board, as far as it is a number."""
         match item:
             case Started():
                 self._starts += 1
@@ -56,6 +58,8 @@ class RunMetrics:
             case Epoch():
                 self._set(epoch=item.epoch, step=item.step, loss=item.train_loss, learning_rate=item.learning_rate)
                 self._set(mean_iou=item.scores.mean_iou, images_per_second=item.images_per_s)
+            case _:
+                pass
 
     def end(self) -> None:
         """Tell that the run is not trained any more: Ray forgets a gauge only with its process."""

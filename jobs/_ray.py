@@ -25,6 +25,8 @@ RAY_SETTINGS = {
     # Reports wait for the controller's next look, every 2 s by default.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Nodes that are taken away give notice of two minutes, some of half a minute.
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     # Tune's own tables, which would come between ours.
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -34,6 +36,10 @@ RAY_SETTINGS = {
     # A trial is several processes, of which one works: more than CPUs are as it should be.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "PYTHON worker processes have been started on node",
 }
+
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Makes Ray take 127.0.0.1 for its address and bind its ports there, as it does by default on a desktop system; an
+address that is passed to `ray.init` it turns into that of the network. Ray must not have been imported before."""
 
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "8000000000", "MALLOC_MMAP_MAX_": "0"}
 """Lets a worker keep the memory of a step for the next: handed back and fetched again it costs a tenth of its time."""
@@ -48,38 +54,56 @@ def cluster(resources: Resources) -> Iterator[None]:
     Raises:
         ValueError: the cluster cannot be joined.
     """
-    for name, value in RAY_SETTINGS.items():
+    address = os.environ.get("RAY_ADDRESS")
+    for name, value in (RAY_SETTINGS | ({} if address else LOOPBACK_ONLY)).items():
         os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS")
     if address:
         # Its dashboard names the runs; a Ray of our own has none.
         os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
     _check_address(address)
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
-        environment: dict[str, Any] = {"env_vars": environment_variables()}
-        if credentials := _variables(CREDENTIALS):
-            # Ray shows of a function its hash only.
-            environment |= {"worker_process_setup_hook": lambda: os.environ.update(credentials)}
-        if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-            environment |= {"working_dir": str(ROOT)}
-        options |= {"address": address, "runtime_env": environment}
+        _join(address)
     else:
-        cpus = max(os.cpu_count() or 1, resources.workers * resources.cpus_per_worker)
-        options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-    try:
-        ray.init(**options)
-    except (ConnectionError, RuntimeError) as error:
-        raise ValueError(f"cannot reach the Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+        _start(max(os.cpu_count() or 1, resources.workers * resources.cpus_per_worker))
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _join(address: str) -> None:
+    import ray
+
+    environment: dict[str, Any] = {"env_vars": environment_variables()}
+    if credentials := _variables(CREDENTIALS):
+        # Ray shows of a function its hash only.
+        environment |= {"worker_process_setup_hook": lambda: os.environ.update(credentials)}
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        environment |= {"working_dir": str(ROOT)}
+    try:
+        ray.init(address=address, runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, RuntimeError) as error:
+        raise ValueError(f"cannot reach the Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+
+
+def _start(cpus: int) -> None:
+    """Start a Ray of our own; it gives itself half a minute, which a busy machine may exceed once."""
+    import ray
+
+    for tries_left in (1, 0):
+        try:
+            ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+        except Exception as error:
+            # What Ray raises when it does not start in time has no class of its own.
+            if not tries_left:
+                raise RunFailedError(f"Ray did not start on this machine: {str(error).splitlines()[0]}") from error
+        else:
+            return
 
 
 def _check_address(address: str | None) -> None:
@@ -156,6 +180,14 @@ def _granted(bundles: list[dict[str, float]], wait_s: float) -> bool:
         return bool(group.wait(wait_s))
     finally:
         remove_placement_group(group)
+
+
+def on_this_node() -> Any:  # noqa: ANN401 -- Ray's classes have no types here.
+    """Return the scheduling strategy by which an actor is started on the node of this process."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 @contextmanager

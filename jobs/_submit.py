@@ -7,6 +7,7 @@ for the final one and leaves with 0 while the job is lost. Here only a job that 
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import shlex
 import sys
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
 
 from pydantic import Field
 
@@ -29,6 +30,8 @@ DRAIN_S = 5.0
 """How long the rest of the log is waited for once a job has ended; that of a dead node never comes."""
 PATIENCE_S = 60.0
 """How long a cluster that answered before may be silent."""
+CHATTY = ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env")
+"""Loggers that tell of each file that is not uploaded and each connection that is closed."""
 DASHBOARD = "http://127.0.0.1:8265"
 
 
@@ -41,6 +44,8 @@ class SubmitCommand(Settings):
     """
 
     model_config = FROM_OUTSIDE
+    # Those of the command that is submitted, which checks them itself.
+    of_others: ClassVar[bool] = True
 
     address: str = Field(
         "",
@@ -94,10 +99,9 @@ def parse(arguments: Sequence[str]) -> tuple[SubmitCommand, Task]:
 
 def _settings(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the settings in the environment that are those of jobs and hold on any machine."""
+    stay = ENVIRONMENT_ONLY | {f"FCN_{name.upper()}" for name in SubmitCommand.model_fields}
     ours = {name: value for name, value in environment.items() if name.startswith("FCN_")}
-    return {
-        name: ours[name] for name in ours if not name.startswith(OF_SERVICES) and name.upper() not in ENVIRONMENT_ONLY
-    }
+    return {name: ours[name] for name in ours if not name.startswith(OF_SERVICES) and name not in stay}
 
 
 def _stem(entrypoint: str) -> str:
@@ -114,6 +118,8 @@ def connect(address: str) -> "JobSubmissionClient":
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:

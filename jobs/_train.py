@@ -1,13 +1,9 @@
 """Training a run on a Ray cluster: everything between the command line and `fcn_core.fit`."""
 
-# What is unpickled is what our own workers put on our own board.
-import pickle  # nosec B403
+import os
 import platform
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -15,26 +11,29 @@ from typing import Any
 import torch
 
 from fcn_core import storage
-from fcn_core.checkpoint import Epoch, RunFolder
+from fcn_core.checkpoint import RunFolder
 from fcn_core.data.audit import Audit, audit, class_weights
 from fcn_core.data.base import Dataset
 from fcn_core.data.batches import LoaderSettings, Order
 from fcn_core.data.catalogue import open_train_val
 from fcn_core.fit import Keep, build_network, fit
-from fcn_core.loop import NonFiniteLossError
 from fcn_core.metrics.rules import Rule
 from fcn_core.optim import mean_from_sum
 from fcn_core.settings import Run, Stride
+from fcn_core.training import NonFiniteLossError, PreemptedError
 from jobs._cli import Job, Launch, RunFailedError, as_yaml, exit_codes, parse
 from jobs._console import Console
-from jobs._metrics import RunMetrics, Started
+from jobs._metrics import RunMetrics
 from jobs._ray import KEEP_MEMORY, cluster, environment_variables, resources_per_worker
 from jobs._report import report
 from jobs._tracking import check_tracking, tracking
 
+TRIES = 3
+"""How often workers for which there was no room, or that could not be set up, are started again."""
+
 
 def main(stride: Stride) -> None:
-    """Carry out a training command; leaves with 0, 1 (failed), 2 (the user can mend it) or 130 (interrupted)."""
+    """Carry out a training command; leaves with 0, 1 (failed), 2 (to be mended), 130 (Ctrl-C) or 143 (SIGTERM)."""
     job = parse(sys.argv[1:], stride)
     if job.print_config:
         print(as_yaml(job), end="")
@@ -56,6 +55,7 @@ def run_job(job: Job, console: Console) -> tuple[str, Audit]:
         FileNotFoundError: data or weights are not there.
         NonFiniteLossError: the loss diverged.
         RunFailedError: workers were lost too often.
+        PreemptedError: this process got SIGTERM.
     """
     run, launch = job.run, job.launch
     url = storage.join(storage.absolute(launch.storage), "runs", run.run_id)
@@ -144,15 +144,22 @@ def train_on_cluster(
     Raises:
         NonFiniteLossError: the loss diverged.
         RunFailedError: workers were lost too often.
+        PreemptedError: this process got SIGTERM.
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from jobs._board import Board
+    from jobs._restarts import Restarts, TellRestarts, cause_of, describe
+    from jobs._runtime import HeedSigterm
+    from jobs._watch import Watch, sigterm_sets, start_board
 
+    # A worker that hangs holds up all others; where it is alone, it is Ray that misses it.
+    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(launch.timeout_s))
+    # A node that was lost is waited for as a cluster that is too small is.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(launch.wait_for_nodes_s / (TRIES + 1)))
     resources = resources_per_worker(launch, console.say)
-    board = ray.remote(Board).options(num_cpus=0).remote()
+    board = start_board()
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"run": run, "launch": launch, "url": url, "audit": audited, "board": board},
@@ -163,27 +170,30 @@ def train_on_cluster(
         run_config=RunConfig(
             name=run.run_id,
             storage_path=storage.join(storage.absolute(launch.storage), "ray"),
-            failure_config=FailureConfig(max_failures=launch.max_failures, controller_failure_limit=3),
+            failure_config=FailureConfig(max_failures=launch.max_failures, controller_failure_limit=TRIES),
             worker_runtime_env={"env_vars": environment_variables() | KEEP_MEMORY},
-            callbacks=list(callbacks),
+            callbacks=[HeedSigterm(), TellRestarts(board, launch.timeout_s), *callbacks],
         ),
     )
     console.say(f"starting {launch.workers} workers on {'GPUs' if 'GPU' in resources else 'CPUs'}")
-    handler = signal.getsignal(signal.SIGINT)
-    with tracking(run, url, console.say) as new_epoch, _shown(board, console, run.run_id, new_epoch):
+    restarts = Restarts(RunFolder(url))
+    with (
+        tracking(run, url, console.say) as new_epoch,
+        Watch(board, console, restarts, RunMetrics(run.run_id), new_epoch) as watch,
+        sigterm_sets(watch.stop),
+    ):
         try:
             failure = trainer.fit().return_value
         except ray.train.TrainingFailedError as error:
-            times = launch.max_failures + 1
-            raise RunFailedError(f"training failed {times} times, last: {_last_line(error)}") from error
+            last = cause_of(error, launch.timeout_s)
+            raise RunFailedError(f"training failed {launch.max_failures + 1} times, last: {last}") from error
         except SystemExit:
             # Ray's own handler of Ctrl-C leaves so, with exit code 0.
             raise KeyboardInterrupt from None
-        finally:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, handler)
         if failure is not None:
             raise failure
+    if restarts.now:
+        console.say(describe(restarts.now))
 
 
 def _worker(config: dict[str, Any]) -> Exception | None:
@@ -192,53 +202,15 @@ def _worker(config: dict[str, Any]) -> Exception | None:
 
     launch: Launch = config["launch"]
     runtime = RayRuntime(config["board"])
-    runtime.write(Started(runtime.workers))
     loader = LoaderSettings(launch.loader_processes, launch.memory_gib, pin_memory=runtime.device.type == "cuda")
     keep = Keep(launch.keep_checkpoints, launch.save_every)
     try:
         fit(config["run"], config["url"], config["audit"], runtime, loader=loader, keep=keep)
     except (NonFiniteLossError, storage.RefusedError) as error:
         return error
+    except PreemptedError as error:
+        return runtime.left(error)
     except torch.OutOfMemoryError as error:
         knobs = "lower optim.batch_size or data.crop, or raise optim.accumulate"
         raise RuntimeError(f"the device is out of memory: {knobs}") from error
     return None
-
-
-@contextmanager
-def _shown(
-    board: Any,  # noqa: ANN401 -- Ray's actor handles have no type.
-    console: Console,
-    run_id: str,
-    new_epoch: Callable[[], None],
-) -> Iterator[None]:
-    """Show what workers put on the board while the block runs, on the console and as metrics; tell of each epoch."""
-    import ray
-
-    done, metrics = threading.Event(), RunMetrics(run_id)
-
-    def look() -> None:
-        while True:
-            last = done.wait(1.0)
-            for item in map(pickle.loads, ray.get(board.take.remote())):
-                metrics.show(item)
-                console.show(item)
-                if isinstance(item, Epoch):
-                    new_epoch()
-            if last:
-                return
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join(timeout=10)
-        metrics.end()
-        console.done()
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -13,17 +13,17 @@ from ray.tune import Callback
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fcn_core import storage
 from fcn_core.checkpoint import Epoch, RunFolder
 from fcn_core.data.audit import Audit
-from fcn_core.loop import NonFiniteLossError
 from fcn_core.metrics.rules import Scores
 from fcn_core.settings import Run
+from fcn_core.training import NonFiniteLossError
 from jobs._cli import Launch
 from jobs._console import Console
 from jobs._metric import Metric
+from jobs._ray import on_this_node
 from jobs._study import Member, Status
 from jobs._train import train_on_cluster, write_run
 
@@ -62,8 +62,8 @@ class Slots:
 
 def open_slots(number: int) -> Any:
     """Return the handle of a new actor `Slots`, on the node of this process so that neither is lost alone."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Slots).options(num_cpus=0, scheduling_strategy=here, max_concurrency=10_000).remote(number)
+    options = {"num_cpus": 0, "scheduling_strategy": on_this_node(), "max_concurrency": 10_000}
+    return ray.remote(Slots).options(**options).remote(number)
 
 
 def train_member(

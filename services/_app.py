@@ -3,13 +3,15 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from types import SimpleNamespace
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services import _about, _receptive_fields, _segment
 from services._envelope import Envelope, describe
 from services._pages import page_router
-from services._problems import handle_problems
+from services._problems import Problem, handle_problems, respond
 from services._schemas import Segmentation, Segmentations
 from services._service import Service
 
@@ -36,8 +38,29 @@ def create_app(service: Service, *, echo_request_id: bool = True) -> FastAPI:
     for router in routers:
         app.include_router(router)
     handle_problems(app)
+    app.add_middleware(_Door, service=service)
     app.add_middleware(Envelope, counting=service.metrics, echo=echo_request_id)
     unseen = (Segmentation, Segmentations)
     description = partial(describe, app, _SUMMARY, unseen, wants_tokens=service.access.wants_tokens)
     app.openapi = description  # type: ignore[method-assign] # FastAPI's way to change it.
     return app
+
+
+class _Door:
+    """Turns images away while there is no room, before anything is done for them: that must cost next to nothing."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        paths = (path for path in (_segment.SEGMENT, _segment.BATCH) if scope.get("path", "").endswith(path))
+        path = next(paths, None)
+        if path and scope["method"] == "POST":
+            try:
+                self._service.stages.check_room()
+            except Problem as problem:
+                # For those who count: no router will set it.
+                scope["route"] = SimpleNamespace(path=path)
+                await respond(Request(scope), problem)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

@@ -90,25 +90,28 @@ def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def handle_problems(app: FastAPI) -> None:
-    """Make the app answer every error as a problem."""
+    """Make the app answer every error as a problem.
+
+    Handlers that are no coroutines would each wait for a thread.
+    """
 
     @app.exception_handler(Problem)
-    def on_problem(request: Request, error: Problem) -> Response:
+    async def on_problem(request: Request, error: Problem) -> Response:
         return respond(request, error)
 
     @app.exception_handler(HTTPException)
-    def on_http(request: Request, error: HTTPException) -> Response:
+    async def on_http(request: Request, error: HTTPException) -> Response:
         details = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is no method of this route"}
         detail = details.get(error.status_code, str(error.detail))
         return respond(request, Problem(error.status_code, detail, error.headers))
 
     @app.exception_handler(RequestValidationError)
-    def on_validation(request: Request, error: RequestValidationError) -> Response:
+    async def on_validation(request: Request, error: RequestValidationError) -> Response:
         wrong = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         return respond(request, Problem(422, "; ".join(wrong)))
 
     @app.exception_handler(Exception)
-    def on_failure(request: Request, _: Exception) -> Response:
+    async def on_failure(request: Request, _: Exception) -> Response:
         return respond(request, Problem(500, "the service failed; its log says why, under this request_id"))
 
 

@@ -13,6 +13,7 @@ from services._service import Owner, Service, TheService, Version, model_headers
 from services._stages import Segmented, Times
 
 router = APIRouter(tags=["segmentation"])
+SEGMENT, BATCH = "/v1/segment", "/v1/segment:batch"
 
 Wait = Annotated[
     str | None,
@@ -38,7 +39,7 @@ def _answers(content: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
 
 
 @router.post(
-    "/v1/segment",
+    SEGMENT,
     summary="Segment an image",
     response_class=Response,
     responses=_answers(
@@ -71,7 +72,6 @@ async def segment(
     """
     wanted = negotiate(request.headers.get("accept"), (MASK, OVERLAY, JSON, ARRAYS, PROBABILITIES))
     served = service.models.get(version)
-    service.stages.check_room()
     service.access.spend(owner, 1)
     (file,) = await service.uploads.images(request, 1)
     times: Times = {}
@@ -86,7 +86,7 @@ async def segment(
 
 
 @router.post(
-    "/v1/segment:batch",
+    BATCH,
     summary="Segment several images",
     response_class=Response,
     responses=_answers({JSON: {"schema": {"$ref": "#/components/schemas/Segmentations"}}, ARRAYS: _BINARY}),
@@ -108,7 +108,6 @@ async def segment_batch(
     """
     wanted = negotiate(request.headers.get("accept"), (JSON, ARRAYS))
     served = service.models.get(version)
-    service.stages.check_room()
     files = await service.uploads.images(request, service.settings.max_images)
     service.access.spend(owner, len(files))
     service.metrics.asked(len(files))

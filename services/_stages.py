@@ -114,17 +114,27 @@ class Stages:
         self._mean_s += 0.1 * (own["inference"] - self._mean_s)
         for stage, seconds in own.items():
             times[stage] = times.get(stage, 0) + seconds
-        self._metrics.found(served, answer.labels)
         return Segmented(image, answer)
 
     async def encode(self, served: Served, one: Segmented, wanted: str, times: Times) -> bytes:
         """Return an answer as the media type that is wanted."""
-        return await self._run(self._encoding, "encode", times, encode, served, one.image, one.answer, wanted)
+
+        def counted() -> bytes:
+            self._metrics.found(served, one.answer.labels)
+            return encode(served, one.image, one.answer, wanted)
+
+        return await self._run(self._encoding, "encode", times, counted)
 
     async def encode_all(self, served: Served, several: Sequence[Segmented], wanted: str, times: Times) -> bytes:
         """Return several answers as the media type that is wanted."""
         answers = [one.answer for one in several]
-        return await self._run(self._encoding, "encode", times, encode_all, served, answers, wanted)
+
+        def counted() -> bytes:
+            for answer in answers:
+                self._metrics.found(served, answer.labels)
+            return encode_all(served, answers, wanted)
+
+        return await self._run(self._encoding, "encode", times, counted)
 
     async def _run(self, pool: Executor, stage: str, times: Times, function: Callable[..., _T], *args: object) -> _T:
         """Call a function in a pool. If nobody waits any more and it has not begun, it is not called."""

@@ -46,8 +46,9 @@ class ServiceError(Exception):
 class Client:
     """A connection to the service, from one thread at a time.
 
-    Asking again changes nothing, so where the service is at its capacity (429, 503) or a connection breaks, a request
-    is sent again `retries` times: after the time that the service names, at most `patience_s`.
+    Asking again changes nothing, so where the service is at its capacity (429, 503), a connection breaks, or a proxy
+    has lost the replica (5xx in its own words), a request is sent again `retries` times: after the time that the
+    service names, at most `patience_s`.
 
     Args:
         url: of the service.
@@ -131,7 +132,8 @@ class Client:
                 answer = ask()
             except (httpx2.ConnectError, httpx2.ReadError, httpx2.RemoteProtocolError):
                 continue
-            if answer.status_code not in (429, 503):
+            is_ours = "problem+json" in answer.headers.get("content-type", "")
+            if answer.status_code not in (429, 503) and (answer.is_success or answer.is_client_error or is_ours):
                 return _checked(answer)
             asked = answer.headers.get("Retry-After", "")
             time.sleep(min(float(asked) if asked.isdecimal() else 1.0, self._patience_s))

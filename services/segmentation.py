@@ -12,6 +12,8 @@ from ray import serve
 from starlette.types import ASGIApp
 
 from fcn_core import storage
+from fcn_core.compute import make_deterministic
+from fcn_core.settings import Compute
 from services._access import check_exposure
 from services._app import create_app
 from services._serve import CONNECTIONS, backpressure, host
@@ -29,6 +31,8 @@ class Segmentation:
 
     def __init__(self, settings: Serving) -> None:
         check_exposure(host(), settings.tokens)
+        # As evaluations: on CUDA the algorithms of a convolution, and with them its last bits, are chosen otherwise.
+        make_deterministic(Compute(), seed=0)
         self._service = Service(settings, _device(settings))
 
     def check_health(self) -> None:

@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.jobs.commands import free_port, wait_for
@@ -98,12 +97,11 @@ def swift() -> Iterator[dict[str, str]]:
         try:
             for role in ports:
                 command = Path(sys.executable).with_name(f"swift-{role}-server")
-                log = (folder / f"{role}.log").open("w")
-                servers.append(
-                    subprocess.Popen(
+                with (folder / f"{role}.log").open("w") as log:
+                    started = subprocess.Popen(
                         [command, folder / f"{role}.conf"], stdout=log, stderr=log, env=environment, cwd=folder
                     )
-                )
+                servers.append(started)
             for port in ports.values():
                 wait_for(port)
             access = {
@@ -141,7 +139,6 @@ def _make_bucket(access: Mapping[str, str]) -> None:
         aws_access_key_id=USER,
         aws_secret_access_key=KEY,
         region_name="us-east-1",
-        config=Config(s3={"addressing_style": "path"}),
     )
     deadline = time.monotonic() + 60
     while True:

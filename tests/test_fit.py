@@ -16,9 +16,9 @@ from fcn_core import fit as fit_module
 from fcn_core.checkpoint import RunFolder
 from fcn_core.data.batches import LoaderSettings, Order, training_batches
 from fcn_core.data.catalogue import open_dataset
-from fcn_core.loop import NonFiniteLossError, Progress
 from fcn_core.runtime import DistributedRuntime, LocalRuntime
 from fcn_core.settings import Run
+from fcn_core.training import NonFiniteLossError, Progress
 from tests.tiny import TINY, assert_same_bits, assert_same_state, audit_of, changed, numbers, train
 
 STEPS = 9

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fcn_core import storage
 from fcn_core.checkpoint import Epoch, RunFolder
-from fcn_core.loop import Progress
 from fcn_core.runtime import LocalRuntime
 from fcn_core.saving import snapshot, together
+from fcn_core.training import PreemptedError, Progress
 from tests.faulty import Fault, Proxy, faulty_s3
 from tests.tiny import TINY, assert_same_bits, train
 
@@ -122,6 +122,16 @@ def test_what_was_begun_before_a_failure_is_published(url: str, monkeypatch: pyt
     assert storage.verify(RunFolder(url).checkpoint(3))
 
 
+def test_a_run_with_notice_to_leave_waits_for_its_checkpoint(url: str) -> None:
+    class Noticed(LocalRuntime):
+        def has_notice(self) -> bool:
+            return True
+
+    with pytest.raises(PreemptedError, match="stopped at step 1 of"):
+        train(TINY, url, Noticed())
+    assert storage.verify(RunFolder(url).checkpoint(1))
+
+
 def test_a_checkpoint_of_another_run_is_passed_over(
     tmp_path: Path, local: RunFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -136,9 +146,12 @@ def test_a_checkpoint_of_another_run_is_passed_over(
 
 
 def test_a_snapshot_stays_as_it_is() -> None:
-    state = {"a": torch.ones(2, 3).t(), "b": [torch.zeros(1), 5, ("x", torch.ones(1, requires_grad=True))]}
+    state: dict[str, Any] = {
+        "a": torch.ones(2, 3).t(),
+        "b": [torch.zeros(1), 5, ("x", torch.ones(1, requires_grad=True))],
+    }
     copy = snapshot(state)
-    state["a"].zero_()  # type: ignore[union-attr]
+    state["a"].zero_()
     assert copy["a"].tolist() == [[1, 1]] * 3
     assert copy["a"].stride() == (1, 3)
     assert copy["b"][1:] == [5, ("x", torch.ones(1))]

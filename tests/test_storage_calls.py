@@ -128,7 +128,7 @@ def test_a_large_file_goes_up_in_parts_side_by_side(s3: Proxy, root: str, monkey
 @pytest.mark.parametrize("value", ["none", "0", "-1"])
 def test_a_limit_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("FCN_STORAGE_PATIENCE_S", value)
-    with pytest.raises(ValueError, match=f"FCN_STORAGE_PATIENCE_S is '{value}': give a number of seconds above 0"):
+    with pytest.raises(ValueError, match=f"FCN_STORAGE_PATIENCE_S is '{value}': give a number above 0"):
         Limits.read()
 
 

@@ -11,9 +11,9 @@ from fcn_core.data.audit import Audit, audit
 from fcn_core.data.batches import LoaderSettings
 from fcn_core.data.catalogue import open_dataset
 from fcn_core.fit import Keep, fit
-from fcn_core.loop import Runtime
 from fcn_core.runtime import LocalRuntime
 from fcn_core.settings import Data, Model, Optim, Run, Streets, override
+from fcn_core.training import Runtime
 
 TINY = Run(
     name="tiny",

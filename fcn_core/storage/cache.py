@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fcn_core.storage.calls import open_url
+from fcn_core.storage.calls import open_url, positive
 from fcn_core.storage.files import PARTIAL, version_of
 from fcn_core.storage.folders import TornError, download, read_manifest, seal, verify
 
@@ -120,7 +120,7 @@ def _evict() -> None:
     if looked.exists() and now - looked.stat().st_mtime < LOOK_EVERY_S:
         return
     looked.touch()
-    limit = float(os.environ.get("FCN_CACHE_GIB", "50")) * 2**30
+    limit = positive("FCN_CACHE_GIB", 50.0) * 2**30
     entries = []
     for folder in (cache_folder() / "entries").glob("*/*"):
         with suppress(FileNotFoundError):

@@ -64,7 +64,7 @@ class Limits(NamedTuple):
         Raises:
             ValueError: a variable is no positive number.
         """
-        return cls(_seconds("FCN_STORAGE_DEADLINE_S", 60.0), _seconds("FCN_STORAGE_PATIENCE_S", 300.0))
+        return cls(positive("FCN_STORAGE_DEADLINE_S", 60.0), positive("FCN_STORAGE_PATIENCE_S", 300.0))
 
 
 class Place(NamedTuple):
@@ -153,6 +153,22 @@ def _botocore() -> dict[str, Any]:
     return {**fsspec.config.conf.get("s3", {}).get("config_kwargs", {}), **ours}
 
 
+def positive(name: str, default: float) -> float:
+    """Return the number above 0 that an environment variable has.
+
+    Raises:
+        ValueError: it has none.
+    """
+    text = os.environ.get(name, "")
+    try:
+        value = float(text or default)
+    except ValueError:
+        value = 0.0
+    if value <= 0:
+        raise ValueError(f"{name} is {text!r}: give a number above 0")
+    return value
+
+
 def join(root: str, *parts: str) -> str:
     """Return the URL or path of something below `root`."""
     return "/".join([root.rstrip("/"), *parts])
@@ -221,14 +237,3 @@ def _within(deadline_s: float, function: partial[Any]) -> Any:  # noqa: ANN401
 
     threading.Thread(target=carry_out, daemon=True).start()
     return future.result(deadline_s)
-
-
-def _seconds(name: str, default: float) -> float:
-    text = os.environ.get(name, "")
-    try:
-        value = float(text or default)
-    except ValueError:
-        value = 0.0
-    if value <= 0:
-        raise ValueError(f"{name} is {text!r}: give a number of seconds above 0")
-    return value

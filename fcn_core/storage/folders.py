@@ -26,10 +26,10 @@ class TornError(Exception):
 
 
 def remove_folder(url: str) -> None:
-    """Delete a folder, its COMMIT first, so that no reader takes the rest for whole."""
+    """Delete a folder, its COMMIT first, so that no reader takes the rest for whole; or a file; there or not."""
     place = open_url(url)
     # Asked for again after an answer that was lost, it may be gone.
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, NotADirectoryError):
         place.call("rm_file", f"{place.path}/{COMMIT}")
     with suppress(FileNotFoundError):
         place.call("rm", place.path, recursive=True)

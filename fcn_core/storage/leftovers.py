@@ -45,7 +45,8 @@ def uploads(url: str) -> list[Upload]:
         return []
     bucket, _, prefix = place.path.partition("/")
     under = f"{prefix.rstrip('/')}/" if prefix else ""
-    found, marker = [], {}
+    found: list[dict[str, Any]] = []
+    marker: dict[str, Any] = {}
     while True:
         page = place.call("call_s3", "list_multipart_uploads", Bucket=bucket, **marker)
         # The servers do not agree on what a prefix is here.

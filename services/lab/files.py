@@ -19,8 +19,8 @@ READERS = 16
 class Files:
     """The files below a folder of a storage.
 
-    The folder is listed in one go, which costs an object store a request for every 1000 files, and at most every
-    `refresh_s`; what is made of a file is kept until the file has another version.
+    The folder is listed in one go, which costs an object store a request for every 1000 files: at most every
+    `refresh_s`, and for a fifth of the time. What is made of a file is kept until the file has another version.
 
     Args:
         url: of the folder.
@@ -32,6 +32,7 @@ class Files:
         self.url = url
         self._refresh_s, self._clock = refresh_s, clock
         self._listed: tuple[float, dict[str, str]] | None = None
+        """Until when, and what."""
         self._listing, self._making = threading.Lock(), threading.Lock()
         self._made: OrderedDict[tuple[str, str], tuple[str, Any]] = OrderedDict()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="files")
@@ -47,8 +48,11 @@ class Files:
             OSError: the storage cannot be reached.
         """
         with self._listing:
-            if self._listed is None or self._clock() - self._listed[0] >= self._refresh_s:
-                self._listed = (self._clock(), _find(self.url))
+            start = self._clock()
+            if self._listed is None or start >= self._listed[0]:
+                found = _find(self.url)
+                end = self._clock()
+                self._listed = (end + max(self._refresh_s, 4 * (end - start)), found)
             return self._listed[1]
 
     def make(self, path: str, function: Callable[[bytes], _T], version: str) -> _T | ValueError | None:

@@ -8,7 +8,7 @@ import ast
 import logging
 import re
 import shlex
-import subprocess
+import subprocess  # nosec B404
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -153,9 +153,8 @@ class Jobs:
 
     def _ask(self, question: Callable[[Client], _T]) -> _T:
         try:
-            if self._client is None:
-                self._client = self._connect()
-            return question(self._client)
+            client = self._client = self._client or self._connect()
+            return question(client)
         except Exception as error:
             # Ray's client and what it is made of have no base in common for what goes wrong.
             self._client = None
@@ -181,7 +180,10 @@ def look_at(command: str, arguments: Sequence[str]) -> str | None:
     """
     ours = [sys.executable, "-m", "jobs._check", command, *arguments]
     try:
-        done = subprocess.run(ours, cwd=ROOT, capture_output=True, text=True, timeout=CHECK_S, check=False)  # noqa: S603 -- no shell, and a command of ours.
+        # No shell, and a command of ours.
+        done = subprocess.run(  # noqa: S603  # nosec B603
+            ours, cwd=ROOT, capture_output=True, text=True, timeout=CHECK_S, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise Problem.try_again(504, f"the arguments could not be looked at within {CHECK_S} s", 5) from error
     if done.returncode == 0:
@@ -214,7 +216,7 @@ def _details(found: Any, runs: Mapping[str, str]) -> JobDetails | None:  # noqa:
     ours = _OURS.search(found.entrypoint)
     if ours is None or ours[1] not in {one.name for one in commands()} or not found.submission_id:
         return None
-    arguments = shlex.split(found.entrypoint[ours.end() :])
+    arguments = _words(found.entrypoint[ours.end() :])
     if arguments[-2:-1] == ["--storage"]:
         arguments = arguments[:-2]
     return JobDetails(
@@ -228,6 +230,14 @@ def _details(found: Any, runs: Mapping[str, str]) -> JobDetails | None:  # noqa:
         ended=_time(found.end_time),
         run_id=runs.get(found.submission_id),
     )
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError:
+        # Submitted elsewhere, and no shell would take it.
+        return line.split()
 
 
 def _time(milliseconds: int | None) -> datetime | None:

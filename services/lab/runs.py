@@ -106,7 +106,10 @@ class Runs:
         Raises:
             Problem: as `details`.
         """
-        facts, epochs = self._facts(run_id), self._epochs(run_id)
+        # Settings do not change: an old list does, if the run is in it.
+        known = self._grouped[1].get(run_id, {})
+        facts = self._facts(run_id, known if "run.json" in known else None)
+        epochs = self._epochs(run_id)
         last = facts.settings.optim.last_epoch
         finished = bool(epochs) and epochs[-1].epoch >= last
         return History(epochs=[one for one in epochs if one.epoch > after], of_epochs=last, finished=finished)
@@ -196,8 +199,8 @@ class Runs:
             raise Problem(404, f"there is no run {run_id}")
         return found
 
-    def _facts(self, run_id: str) -> RunFile:
-        version = self._folder(run_id)["run.json"]
+    def _facts(self, run_id: str, files: Mapping[str, str] | None = None) -> RunFile:
+        version = (files or self._folder(run_id))["run.json"]
         found = self._files.make(f"{run_id}/run.json", _run_file, version)
         if isinstance(found, ValueError):
             raise Problem(409, f"run.json of {run_id} is damaged, or of another version")

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jsonschema
-import kubernetes_validate
 import pytest
 import ray
 import yaml
+from kubernetes_validate.utils import validate
 from ray.serve.schema import ServeDeploySchema
 
 from services._settings import read_settings
@@ -51,7 +51,7 @@ def test_kubernetes_knows_each_field(built: Mapping[str, list[Manifest]], entry:
         "StatefulSet",
     }
     for manifest in manifests:
-        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+        validate(manifest, KUBERNETES, strict=True)
 
 
 @pytest.mark.parametrize(("entry", "kind"), [("train", "RayCluster"), ("job", "RayJob"), ("serve", "RayService")])

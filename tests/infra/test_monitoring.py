@@ -99,6 +99,7 @@ def test_whatever_is_told_is_shown() -> None:
         for path in DASHBOARDS
         for expression in expressions(json.loads(path.read_text()))
         for selector in selectors(expression)
+        if selector.name is not None
     }
     ours = {
         name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in KNOWN if "fcn_" in name

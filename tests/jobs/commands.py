@@ -178,8 +178,6 @@ class Head(NamedTuple):
 
     address: str
     environment: Mapping[str, str]
-    gcs: str
-    """What drivers join."""
 
     def metrics(self) -> list[Sample]:
         """Return what Prometheus would scrape, where Ray says that it can."""
@@ -215,7 +213,7 @@ def ray_head(environment: Mapping[str, str]) -> Iterator[Head]:
     )
     try:
         wait_for(dashboard)
-        yield Head(f"http://127.0.0.1:{dashboard}", ours, f"127.0.0.1:{gcs}")
+        yield Head(f"http://127.0.0.1:{dashboard}", ours)
     finally:
         head.terminate()
         head.wait()
@@ -228,7 +226,7 @@ def free_port() -> int:
 
 
 def wait_for(port: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while True:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=1):

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from fcn_core.checkpoint import Epoch
-from fcn_core.loop import Progress
 from fcn_core.metrics.rules import scores
+from fcn_core.training import Progress
 from jobs import _console
 from jobs._console import Console, percent
 

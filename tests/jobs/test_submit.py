@@ -81,11 +81,13 @@ def test_the_name_of_a_job_is_that_of_its_command() -> None:
 
 def test_settings_in_the_environment_go_along_and_make_another_job(monkeypatch: pytest.MonkeyPatch) -> None:
     before = parse(COMMAND)[1]
-    for name in ("FCN_OPTIM__EPOCHS", "FCN_CACHE", "FCN_SERVE_TOKENS", "AWS_SECRET_ACCESS_KEY"):
+    here_only = ("FCN_DRIVER_CPUS", "FCN_CACHE", "FCN_SERVE_TOKENS", "AWS_SECRET_ACCESS_KEY")
+    for name in ("FCN_OPTIM__EPOCHS", "FCN_TRIALS", *here_only):
         monkeypatch.setenv(name, "3")
     jobs = Jobs()
     assert not submitted(jobs).startswith(before.name)
-    assert jobs.submitted[0]["runtime_env"]["env_vars"] == {"FCN_OPTIM__EPOCHS": "3"}
+    assert jobs.submitted[0]["runtime_env"]["env_vars"] == {"FCN_OPTIM__EPOCHS": "3", "FCN_TRIALS": "3"}
+    assert jobs.submitted[0]["entrypoint_num_cpus"] == 3
 
 
 def test_a_command_runs_once_at_a_time() -> None:

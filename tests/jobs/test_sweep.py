@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from fcn_core.evaluation import Evaluation
 from jobs._cli import Launch, read_job
 from jobs._console import Console
 from jobs._metric import Metric
+from jobs._metrics import RUN
 from jobs._space import Choice
 from jobs._study import Key, Outcome, Place, Study, Sweep
 from jobs._sweep import SweepCommand, _alone, asked_for, main, slots_of
-from tests.jobs.commands import ROOT, Refused, ray_head
+from tests.jobs.commands import ROOT, Head, Refused, ray_head
 from tests.jobs.test_train import assert_nothing_left
 from tests.tiny import assert_same_bits
 
@@ -280,24 +282,61 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_if_never_stopped(
 
 
 @pytest.mark.slow
-def test_the_dashboard_shows_the_trials_of_a_submitted_sweep(
+def test_dashboards_show_the_trials_of_a_submitted_sweep(
     environment: dict[str, str], ray_folder: Path, tmp_path: Path
 ) -> None:
-    shown: set[str] = set()
-    with ray_head(environment) as head, ThreadPoolExecutor() as threads:
-        arguments = ["streets", *SETTINGS, "--storage", str(tmp_path), "--trials=2", "--finalists=1"]
+    arguments = ["streets", *SETTINGS, "--storage", str(tmp_path), "--trials=2", "--finalists=1"]
+    # Such short runs would be over before Ray exports what they tell, every 10 s.
+    with ray_head(environment | {"RAY_metrics_report_interval_ms": "500"}) as head, ThreadPoolExecutor() as threads:
         job = threads.submit(head.submit, "jobs/sweep.py", *arguments)
-        while not job.done():
-            # Before the first run and after the last there is nothing that could answer.
-            with suppress(OSError):
-                shown |= {run["name"] for run in head.get("api/train/v2/runs/v1")["train_runs"]}
-            time.sleep(0.5)
-        done = job.result()
-        assert done.returncode == 0, done.stdout + done.stderr
+        shown, told = watched(head, job)
+        assert job.result().returncode == 0, job.result().stdout + job.result().stderr
     known = study(tmp_path, trials=2)
     assert known.remaining == 0
-    assert shown == {outcome.run_id for outcome in known.outcomes.values()}
+    runs = {outcome.run_id for outcome in known.outcomes.values()}
+    assert shown == runs
+    assert {(name, run) for name, run in told if name.startswith("ray_fcn_train")} == {
+        (f"ray_{name}", run) for name in RUN for run in runs
+    }
+    for run in runs:
+        assert told["ray_fcn_train_running", run][0] == 1
+        assert max(told["ray_fcn_train_workers", run]) == 1
+        assert max(told["ray_fcn_train_restarts", run]) == 0
+        assert 0 < max(told["ray_fcn_train_mean_iou", run]) <= 1
+        assert 1 <= max(told["ray_fcn_train_epoch", run]) <= max(told["ray_fcn_train_steps", run])
+    sweep = known.sweep.sweep_id
+    assert max(told["ray_fcn_sweep_runs", f"{sweep} running"]) >= 1
+    assert max(told["ray_fcn_sweep_runs", f"{sweep} finished"]) == 2
+    assert max(told["ray_fcn_sweep_runs", f"{sweep} failed"]) == 0
+    scores = {outcome.score for outcome in known.outcomes.values()}
+    assert max(told["ray_fcn_sweep_best_score", f"{sweep} None"]) in scores
+    # Whatever of Ray's own the dashboards show, Ray tells; GPUs apart, which are not here.
+    names = {name for name, _ in told}
+    assert {name for name in rays_metrics() if "gpu" not in name} <= names
     assert_nothing_left(ray_folder)
+
+
+def watched(head: Head, job: Future[Any]) -> tuple[set[str], dict[tuple[str, str], list[float]]]:
+    """Return the runs that Ray's Train page names, and all values of each metric by what it tells of."""
+    shown: set[str] = set()
+    told: dict[tuple[str, str], list[float]] = defaultdict(list)
+    while not job.done():
+        # Before the first run and after the last there is nothing that could answer.
+        with suppress(OSError):
+            shown |= {run["name"] for run in head.get("api/train/v2/runs/v1")["train_runs"]}
+        with suppress(OSError):
+            for sample in head.metrics():
+                labels = sample.labels
+                whose = labels.get("run") or f"{labels.get('sweep')} {labels.get('state')}"
+                told[sample.name, whose].append(sample.value)
+        time.sleep(0.5)
+    return shown, told
+
+
+def rays_metrics() -> set[str]:
+    folder = ROOT / "infra" / "monitoring"
+    texts = [path.read_text() for path in [folder / "alerts.yml", *folder.glob("dashboards/*.json")]]
+    return {name for text in texts for name in re.findall(r"ray_node_[a-z_]+", text)}
 
 
 ASHA = ["--scheduler=asha", "--grace-epochs=1", "--optim.epochs=4", "--finalists=1", *ONE_NUMBER]

@@ -95,6 +95,7 @@ def models() -> httpx2.Response:
 BUSY: list[Callable[[], httpx2.Response | Exception]] = [
     lambda: httpx2.Response(503, headers={"Retry-After": "0"}),
     lambda: httpx2.Response(429, headers={"Retry-After": "0"}),
+    lambda: httpx2.Response(500, text="Internal Server Error", headers={"Retry-After": "0"}),
     lambda: httpx2.ConnectError("refused"),
     lambda: httpx2.RemoteProtocolError("closed"),
 ]
@@ -113,6 +114,10 @@ def test_a_busy_service_is_asked_once_more(busy: Callable[[], httpx2.Response | 
 
 
 def test_mistakes_are_not_repeated() -> None:
+    client, seen = answering(httpx2.Response(500, json={}, headers={"content-type": "application/problem+json"}))
+    with pytest.raises(ServiceError, match="500"):
+        client.models()
+    assert len(seen) == 1
     client, seen = answering(httpx2.Response(404, text="a proxy's own page", headers={"X-Request-ID": "7"}))
     with pytest.raises(ServiceError, match=r"404: a proxy's own page \(request 7\)"):
         client.models()

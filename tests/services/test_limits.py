@@ -43,6 +43,17 @@ def test_beyond_capacity_nobody_is_let_in(lab: Path) -> None:
         assert 'fcn_rejected_total{reason="capacity"} 1.0' in client.get("/metrics").text
 
 
+def test_where_there_is_no_room_nothing_is_read(lab: Path) -> None:
+    service = serving(lab)
+    with service.stages.room(service.settings.max_waiting):
+        start, *_ = ask(service, [], pause_s=0)
+    assert start["status"] == 503
+    headers = dict(start["headers"])
+    assert int(headers[b"retry-after"]) >= 1
+    assert headers[b"content-security-policy"]
+    assert b'fcn_requests_total{method="POST",route="/v1/segment",status="503"} 1.0' in service.metrics.page([])
+
+
 def test_a_batch_needs_room_for_all_of_its_images(lab: Path) -> None:
     service = serving(lab, max_waiting=2, max_images=2)
     files = [("images", ("a", IMAGE))] * 2

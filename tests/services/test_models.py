@@ -11,11 +11,11 @@ from starlette.testclient import TestClient
 from fcn_core import storage
 from fcn_core.checkpoint import CARD, WEIGHTS
 from fcn_core.registry.gate import rollback
-from fcn_core.registry.store import MODELS, Entry, Registry
+from fcn_core.registry.store import MODELS, Registry
 from fcn_core.registry.version import EXAMPLE_MASK, Version
 from services._models import Models, RefusedError
 from services._settings import Serving
-from tests.registry.made import NAME, Made, made_champion
+from tests.registry.made import NAME, Made, crown_as_it_is, made_champion
 from tests.services.serving import client_of, encoded, scene, serving
 
 
@@ -40,17 +40,6 @@ def crown_another(registry: Registry, candidate: Made) -> Version:
     version = registry.pack(NAME, candidate.candidate())
     registry.crown(version, registry.champion(NAME), "a test")
     return version
-
-
-def crown_as_it_is(registry: Registry, number: int, manifest: str) -> None:
-    """Write the entry of a champion without looking at the version, as a bad tool might."""
-    last = registry.champion(NAME)
-    assert last is not None
-    entry = Entry.model_validate(
-        last.model_dump() | {"number": last.number + 1, "version": number, "manifest": manifest}
-    )
-    place = storage.join(registry.url, NAME, "champions", f"{entry.number:08d}.json")
-    storage.create_bytes(place, entry.model_dump_json().encode())
 
 
 def changed(registry: Registry, version: Version, file: str, contents: bytes) -> None:

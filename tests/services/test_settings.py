@@ -1,10 +1,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from jobs._cli import parse
 from services._settings import Serving, read_settings
-from services.segmentation import _device, build
+from services.segmentation import Segmentation, _device, build
 
 
 def test_nothing_needs_to_be_set() -> None:
@@ -79,3 +80,14 @@ def test_a_gpu_that_is_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) 
 def test_jobs_leave_the_settings_of_services_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FCN_SERVE_MODEL", "streets")
     assert parse(["streets"], 8).run.model.stride == 8
+
+
+def test_a_replica_computes_with_the_algorithms_of_evaluations(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.segmentation.host", lambda: "127.0.0.1")
+    torch.use_deterministic_algorithms(mode=False)
+    try:
+        Segmentation(Serving.model_validate({"storage": str(lab)}))
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.benchmark
+    finally:
+        torch.use_deterministic_algorithms(mode=False)

@@ -7,7 +7,7 @@ import { below, every, heading, percent, say, scored, time } from "./view.js";
 const COLUMNS = [
   ["name", "Run"],
   ["score", "Mean IoU, %"],
-  ["validation", "While training, %"],
+  ["validation", "In training, %"],
   ["epochs", "Epochs"],
   ["started", "Begun"],
 ];

@@ -33,7 +33,8 @@ export const shown = (value) => (typeof value === "string" ? value : JSON.string
 export function time(text) {
   if (text === null) return "–";
   const at = new Date(text);
-  const short = at.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+  const year = at.getFullYear() === new Date().getFullYear() ? {} : { year: "numeric" };
+  const short = at.toLocaleString(undefined, { ...year, month: "short", day: "numeric", hour: "numeric", minute: "2-digit" });
   return element("time", { dateTime: text, title: at.toString() }, short);
 }
 

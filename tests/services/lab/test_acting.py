@@ -121,7 +121,9 @@ def test_jobs_of_others_are_neither_shown_nor_stopped(client: TestClient, cluste
     cluster.jobs["theirs"] = FakeJob("theirs", "python their/train.py --secret x")
     cluster.jobs["driver"] = FakeJob(None, "python jobs/evaluate.py RUN")
     cluster.jobs["ours"] = FakeJob("ours", "FCN_X=1 python jobs/evaluate.py 'A RUN' --split test")
-    (shown,) = client.get("/v1/jobs").json()["jobs"]
+    cluster.jobs["odd"] = FakeJob("odd", "python jobs/compare.py 'A", start_time=1)
+    shown, odd = client.get("/v1/jobs").json()["jobs"]
+    assert odd["arguments"] == ["'A"]
     assert (shown["job_id"], shown["command"], shown["owner"]) == ("ours", "evaluate", None)
     assert shown["arguments"] == ["A RUN", "--split", "test"]
     for answer in (

@@ -1,5 +1,6 @@
 """The service as people start it, on a cluster with a token: from a submission to a champion, in a browser too."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,7 +8,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,24 +49,18 @@ def head(ray_folder: Path) -> Iterator[Head]:
         os.kill(number, signal.SIGKILL)
 
 
-@contextmanager
-def running(folder: Path, head: Head, lab: Path) -> Iterator[str]:
-    """Start the service as its configuration file says, but for the port and the storage, and give its URL."""
+def deployed(folder: Path, head: Head, lab: Path) -> str:
+    """Deploy the service as its configuration file says, but for the port and the storage, and return its URL."""
     configuration = yaml.safe_load((ROOT / "services" / "experiments.yaml").read_text())
     port = configuration["http_options"]["port"] = free_port()
     configuration["applications"][0]["args"] = {"storage": str(lab)}
     (folder / "experiments.yaml").write_text(yaml.safe_dump(configuration))
-    command = [SERVE, "run", "--address", head.gcs, str(folder / "experiments.yaml")]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=head.environment, stdout=log, stderr=log)
+    command = [SERVE, "deploy", "--address", head.address, str(folder / "experiments.yaml")]
+    done = subprocess.run(command, cwd=ROOT, env=head.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     url = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(lambda: process.poll() is not None or answers(url), folder / "log")
-        assert process.poll() is None, (folder / "log").read_text()[-3000:]
-        yield url
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
+    wait_for(lambda: answers(url), lambda: json.dumps(head.get("api/serve/applications/"))[-3000:])
+    return url
 
 
 def answers(url: str) -> bool:
@@ -76,10 +70,10 @@ def answers(url: str) -> bool:
         return False
 
 
-def wait_for(condition: Callable[[], bool], log: Path) -> None:
+def wait_for(condition: Callable[[], bool], told: Callable[[], str]) -> None:
     deadline = time.monotonic() + 300
     while not condition():
-        assert time.monotonic() < deadline, log.read_text()[-3000:]
+        assert time.monotonic() < deadline, told()
         time.sleep(0.5)
 
 
@@ -103,6 +97,9 @@ class Asking:
     def submit(self, command: str, *arguments: str) -> str:
         return str(self.post("/v1/jobs", {"command": command, "arguments": [*arguments]})["job_id"])
 
+    def log(self, job_id: str) -> str:
+        return str(self.get(f"/v1/jobs/{job_id}/log")["text"])
+
     def follow(self, job_id: str) -> dict[str, Any]:
         """Return the job once it has ended, with all that it printed."""
         printed, offset, deadline = "", 0, time.monotonic() + 300
@@ -118,26 +115,26 @@ class Asking:
 def test_a_training_is_submitted_followed_and_promoted_and_another_one_stopped(
     ray_folder: Path, head: Head, tmp_path: Path
 ) -> None:
-    with running(ray_folder, head, tmp_path / "lab") as url:
-        ask = Asking(url)
-        trained = ask.follow(ask.submit("train_fcn8s", *TINY, "--optim.epochs=2"))
-        assert trained["status"] == "SUCCEEDED", trained["log"]
-        assert "epoch   2" in trained["log"]
-        run = ask.get(f"/v1/runs/{trained['run_id']}")
-        assert (run["finished"], len(run["history"])) == (True, 2)
+    url = deployed(ray_folder, head, tmp_path / "lab")
+    ask = Asking(url)
+    trained = ask.follow(ask.submit("train_fcn8s", *TINY, "--optim.epochs=2"))
+    assert trained["status"] == "SUCCEEDED", trained["log"]
+    assert "epoch   2" in trained["log"]
+    run = ask.get(f"/v1/runs/{trained['run_id']}")
+    assert (run["finished"], len(run["history"])) == (True, 2)
 
-        evaluated = ask.follow(ask.submit("evaluate", run["run_id"]))
-        assert evaluated["status"] == "SUCCEEDED", evaluated["log"]
-        promoted = ask.follow(ask.post("/v1/promotions", {"run_id": run["run_id"], "model": "streets"})["job_id"])
-        assert promoted["status"] == "SUCCEEDED", promoted["log"]
-        (packed,) = ask.get(f"/v1/runs/{run['run_id']}")["packed"]
-        assert packed["champion"]
-        assert all(check["passed"] for check in packed["gate"]["checks"])
+    evaluated = ask.follow(ask.submit("evaluate", run["run_id"]))
+    assert evaluated["status"] == "SUCCEEDED", evaluated["log"]
+    promoted = ask.follow(ask.post("/v1/promotions", {"run_id": run["run_id"], "model": "streets"})["job_id"])
+    assert promoted["status"] == "SUCCEEDED", promoted["log"]
+    (packed,) = ask.get(f"/v1/runs/{run['run_id']}")["packed"]
+    assert packed["champion"]
+    assert all(check["passed"] for check in packed["gate"]["checks"])
 
-        endless = ask.submit("train_fcn8s", *TINY, "--optim.epochs=5000", "--name=endless")
-        wait_for(lambda: "epoch   1" in ask.get(f"/v1/jobs/{endless}/log")["text"], ray_folder / "log")
-        see(url, run["run_id"], endless)
-        assert ask.follow(endless)["status"] == "STOPPED"
+    endless = ask.submit("train_fcn8s", *TINY, "--optim.epochs=5000", "--name=endless")
+    wait_for(lambda: "epoch   1" in ask.log(endless), lambda: ask.log(endless))
+    see(url, run["run_id"], endless)
+    assert ask.follow(endless)["status"] == "STOPPED"
 
 
 def see(url: str, run_id: str, job_id: str) -> None:
