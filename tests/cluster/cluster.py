@@ -159,13 +159,19 @@ class Cluster:
         command = ["ray", "start", "--block", f"--node-ip-address={host.address}", *options]
         command += [f"--dashboard-agent-listen-port={host.ports.agent}", f"--metrics-export-port={host.ports.metrics}"]
         # It ends with its host. `ray start` itself gives up after 30 s, too few for a machine with much else to do.
-        subprocess.Popen(
+        process = subprocess.Popen(
             host.command("bash", "-c", 'until "$@"; do sleep 1; done', "start", *command, folder=ROOT),
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
+
+        def end() -> None:
+            host.end()
+            process.wait()
+
+        self._stack.callback(end)
 
     def _serve_s3(self) -> None:
         server = ThreadedMotoServer(self.outside.address, self.outside.ports.s3)
