@@ -16,6 +16,8 @@ import yaml
 from tests.jobs.commands import ROOT, free_port, processes_of
 
 SERVE = str(Path(sys.executable).with_name("serve"))
+REPLICA_PORTS = range(30000, 31001)
+"""Serve's, for replicas behind HAProxy."""
 
 
 class Server(NamedTuple):
@@ -33,9 +35,27 @@ class Server(NamedTuple):
         found = processes_of(self.folder).items()
         return [number for number, command in found if command.startswith("ray::ServeReplica:segmentation")]
 
+    def ready(self) -> list[int]:
+        """Return those of them that listen, where each has a port of its own: behind HAProxy."""
+        return [number for number in self.replicas() if _listens(number)]
+
     def cpu_s(self) -> float:
         """Return the CPU time of all of its processes that still live."""
         return sum(map(_cpu_s, processes_of(self.folder)))
+
+
+def _listens(process: int) -> bool:
+    """Tell whether a process listens on a port that Serve gives to replicas."""
+    try:
+        sockets = {str(file.readlink()) for file in Path(f"/proc/{process}/fd").iterdir()}
+        lines = Path(f"/proc/{process}/net/tcp").read_text().splitlines()[1:]
+    except OSError:
+        return False
+    listening = [fields for fields in map(str.split, lines) if fields[3] == "0A"]
+    return any(
+        int(fields[1].rpartition(":")[2], 16) in REPLICA_PORTS and f"socket:[{fields[9]}]" in sockets
+        for fields in listening
+    )
 
 
 def _cpu_s(process: int) -> float:
