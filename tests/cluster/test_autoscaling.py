@@ -33,6 +33,14 @@ CONFIGURATION = {
     "head_node_type": "ray.head.default",
     "idle_timeout_minutes": 0.1,
     "upscaling_speed": 1.0,
+    # Asked for, and of no use to processes of one machine.
+    **{f"{when}setup_commands": [] for when in ("", "head_", "worker_")},
+    **{f"{whose}_start_ray_commands": [] for whose in ("head", "worker")},
+    "initialization_commands": [],
+    "file_mounts": {},
+    "cluster_synced_files": [],
+    "auth": {},
+    "docker": {},
 }
 """What a cluster.yaml says, but for what machines to rent and how to set them up."""
 ENVIRONMENT = {
