@@ -3,16 +3,19 @@
 # ruff: noqa: ANN401, ARG002
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import ray
 from ray import tune
 from ray.exceptions import GetTimeoutError, RayActorError
+from ray.train import UserCallback
 from ray.tune import Callback
-from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
+from ray.util.queue import Queue
 
 from fcn_core import storage
 from fcn_core.checkpoint import Epoch, RunFolder
@@ -91,21 +94,44 @@ def _train(run: Run, launch: Launch, audits: Sequence[Audit], metric: Metric, *,
         seen.append(epoch.scores)
         tune.report({**_numbers(epoch), METRIC: metric.of(seen) or 0.0})
     if not ended:
-        train_on_cluster(run, launch, url, audited, console, [_Report(metric, seen)])
+        with _forwarding() as queue:
+            train_on_cluster(run, launch, url, audited, console, [_Report(metric, seen, queue)])
 
 
-class _Report(TuneReportCallback):  # type: ignore[misc] # Ray's classes have no types here.
-    """Hands what workers report on to Tune, with the score so far."""
+@contextmanager
+def _forwarding() -> Iterator[Queue]:
+    """Give a queue whose items are reported to Tune, all of them before the block ends.
 
-    def __init__(self, metric: Metric, seen: list[Scores]) -> None:
-        super().__init__()
+    Not by Ray's `TuneReportCallback`: what it brings while the function of the trial returns is put into a queue of one
+    place by the only thread that empties it, and the trial waits for ever.
+    """
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": on_this_node()})
+
+    def forward() -> None:
+        while (item := queue.get()) is not None:
+            tune.report(item)
+
+    thread = threading.Thread(target=forward, daemon=True)
+    thread.start()
+    try:
+        yield queue
+    finally:
+        queue.put(None)
+        thread.join()
+
+
+class _Report(UserCallback):  # type: ignore[misc] # Ray's classes have no types here.
+    """Hands what workers report on, with the score so far."""
+
+    def __init__(self, metric: Metric, seen: list[Scores], queue: Queue) -> None:
         self._metric = metric
         self._seen = seen
+        self._queue = queue
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         self._seen.append(Scores.model_validate({name: metrics[0][name] for name in Scores.model_fields}))
         ours = {METRIC: self._metric.of(self._seen) or 0.0, CONTROLLER: ray.get_runtime_context().current_actor}
-        super().after_report(run_context, [{**_scalars(metrics[0]), **ours}], checkpoint)
+        self._queue.put({**_scalars(metrics[0]), **ours})
 
 
 class _NotPickled:
