@@ -13,4 +13,5 @@ def _nothing_goes_on() -> Iterator[None]:
     for process in started:
         if process.poll() is None:
             process.kill()
+            process.wait()
     started.clear()

@@ -65,7 +65,8 @@ class Command:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        self.lines += (line.rstrip() for line in self.process.stdout)
+        with self.process.stdout as printed:
+            self.lines += (line.rstrip() for line in printed)
 
     @property
     def steps(self) -> list[int]:
