@@ -21,7 +21,7 @@ from fcn_core.predict import Predictor
 from fcn_core.registry.store import MODELS, Registry
 from services._app import create_app
 from services._service import Service
-from services._settings import read_settings
+from services._settings import Serving, read_settings
 
 Contents = Annotated[bytes, Body(media_type="application/octet-stream")]
 
@@ -108,7 +108,9 @@ def main() -> None:
         server.run(host="127.0.0.1", port=int(port), generate_client_file=False, log_level="warning")
         return
     ours = kind == "uvicorn"
-    app = create_app(Service(read_settings({"storage": storage}), "cpu")) if ours else plain_app(Model(storage))
+    app = (
+        create_app(Service(read_settings(Serving, {"storage": storage}), "cpu")) if ours else plain_app(Model(storage))
+    )
     uvicorn.run(app, host="127.0.0.1", port=int(port), log_level="warning", access_log=False)
 
 

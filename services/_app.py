@@ -2,16 +2,15 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from types import SimpleNamespace
 
 from fastapi import FastAPI, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services import _about, _receptive_fields, _segment
-from services._envelope import Envelope, describe
+from services._envelope import enveloped
 from services._pages import page_router
-from services._problems import Problem, handle_problems, respond
+from services._problems import Problem, respond
 from services._schemas import Segmentation, Segmentations
 from services._service import Service
 
@@ -37,13 +36,15 @@ def create_app(service: Service, *, echo_request_id: bool = True) -> FastAPI:
     routers = (_segment.router, _about.models, _receptive_fields.router, _about.health, page_router("segmentation"))
     for router in routers:
         app.include_router(router)
-    handle_problems(app)
     app.add_middleware(_Door, service=service)
-    app.add_middleware(Envelope, counting=service.metrics, echo=echo_request_id)
-    unseen = (Segmentation, Segmentations)
-    description = partial(describe, app, _SUMMARY, unseen, wants_tokens=service.access.wants_tokens)
-    app.openapi = description  # type: ignore[method-assign] # FastAPI's way to change it.
-    return app
+    return enveloped(
+        app,
+        _SUMMARY,
+        service.metrics,
+        wants_tokens=service.access.wants_tokens,
+        echo=echo_request_id,
+        unseen=(Segmentation, Segmentations),
+    )
 
 
 class _Door:

@@ -4,6 +4,7 @@ import asyncio
 import re
 import uuid
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version as version_of
 from time import perf_counter
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services._problems import GONE, SECURITY_HEADERS, ProblemDetails
+from services._problems import GONE, SECURITY_HEADERS, ProblemDetails, handle_problems
 
 REQUEST_ID = "X-Request-ID"
 
@@ -74,15 +75,35 @@ class Envelope:
             self._counting.answered(scope["method"], route, status, perf_counter() - start)
 
 
-def describe(app: FastAPI, summary: str, unseen: Sequence[type[BaseModel]], *, wants_tokens: bool) -> dict[str, Any]:
-    """Describe the routes, with what FastAPI cannot see in them: bodies that routes write themselves, and errors.
+def enveloped(
+    app: FastAPI,
+    summary: str,
+    counting: Counting,
+    *,
+    wants_tokens: bool,
+    echo: bool,
+    unseen: Sequence[type[BaseModel]] = (),
+) -> FastAPI:
+    """Return an application, which has all its routes, in its envelope and with problems for errors.
+
+    It describes its routes with what FastAPI cannot see in them, too: bodies that routes write themselves, and errors.
 
     Args:
-        app: with all its routes.
+        app: what is wrapped.
         summary: of the service, in one line.
-        unseen: the models of these bodies.
+        counting: told of each request.
         wants_tokens: whether one has to have a token.
+        echo: whether to send the request's id back; Ray Serve does that itself.
+        unseen: the models of the bodies that routes write themselves.
     """
+    handle_problems(app)
+    app.add_middleware(Envelope, counting=counting, echo=echo)
+    description = partial(_describe, app, summary, unseen, wants_tokens=wants_tokens)
+    app.openapi = description  # type: ignore[method-assign] # FastAPI's way to change it.
+    return app
+
+
+def _describe(app: FastAPI, summary: str, unseen: Sequence[type[BaseModel]], *, wants_tokens: bool) -> dict[str, Any]:
     if app.openapi_schema is None:
         found: dict[str, Any] = get_openapi(
             title=app.title,

@@ -3,7 +3,7 @@
 import difflib
 import os
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import AliasChoices, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -11,31 +11,41 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from fcn_core.models.fcn import COARSEST
 from fcn_core.registry.version import Name
 
-PREFIX = "FCN_SERVE_"
+TOKENS = "FCN_SERVE_TOKENS"
 
 
-class Serving(BaseSettings):
+class ServiceSettings(BaseSettings):
+    """What every service has to be told, in `FCN_STORAGE` and `FCN_SERVE_TOKENS` if not by name."""
+
+    storage: str = Field(
+        "results",
+        validation_alias=AliasChoices("storage", "FCN_STORAGE"),
+        description="folder or URL (s3://bucket/lab) below which runs/, sweeps/ and models/ lie; FCN_STORAGE",
+    )
+    tokens: str | None = Field(
+        None,
+        validation_alias=AliasChoices("tokens", TOKENS),
+        description=f"file or URL of tokens (python -m services.tokens); none only on a loopback address; {TOKENS}",
+    )
+
+
+_Settings = TypeVar("_Settings", bound=ServiceSettings)
+
+
+class Serving(ServiceSettings):
     """Which model is served, and within which limits. Each limit is one of a replica.
 
     `FCN_SERVE_MODEL=streets` in the environment, `serve run services.segmentation:build model=streets`, or `args:` of
     a Serve configuration; the latter two win.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", populate_by_name=True)
+    model_config = SettingsConfigDict(env_prefix="FCN_SERVE_", frozen=True, extra="forbid", populate_by_name=True)
 
-    storage: str = Field(
-        "results",
-        validation_alias=AliasChoices("storage", "FCN_STORAGE"),
-        description="folder or URL (s3://bucket/lab) below which models/ lies; FCN_STORAGE",
-    )
     model: Name | None = Field(None, description="which model; may be left out where there is one only")
     versions: tuple[int, ...] = Field(
         (), description="versions that can be asked for by number, beside the champion: [1, 2]"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU for each replica if there are any")
-    tokens: str | None = Field(
-        None, description="file or URL of tokens (python -m services.tokens --help); none only on a loopback address"
-    )
     tile: int = Field(
         1024,
         ge=COARSEST,
@@ -59,15 +69,19 @@ class Serving(BaseSettings):
         return self
 
 
-def read_settings(arguments: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Serving:
+def read_settings(
+    kind: type[_Settings], arguments: Mapping[str, Any], environment: Mapping[str, str] = os.environ
+) -> _Settings:
     """Return the settings that arguments and environment ask for.
 
     Raises:
         ValueError: one is unknown or does not fit; the message says which.
     """
-    names = [f"{PREFIX}{name.upper()}" for name in Serving.model_fields if name != "storage"]
+    prefix = kind.model_config["env_prefix"]
+    own = (name for name, field in kind.model_fields.items() if field.validation_alias is None)
+    names = [f"{prefix}{name.upper()}" for name in own]
     for variable in environment:
-        if variable.startswith(PREFIX) and variable not in names:
-            near = difflib.get_close_matches(variable, names, n=3, cutoff=0.5)
+        if variable.startswith(prefix) and variable not in [*names, TOKENS]:
+            near = difflib.get_close_matches(variable, [*names, TOKENS], n=3, cutoff=0.5)
             raise ValueError(f"no setting for the environment variable {variable}: {' or '.join(near or names)}?")
-    return Serving(**arguments)
+    return kind(**arguments)

@@ -10,13 +10,13 @@ from ray import serve
 from ray.job_submission import JobSubmissionClient
 from starlette.types import ASGIApp
 
-from fcn_core import storage
 from services._access import check_exposure
-from services._serve import CONNECTIONS, backpressure, host
+from services._serve import deployed, host
+from services._settings import read_settings
 from services.lab.app import create_app
 from services.lab.jobs import Client
 from services.lab.service import Lab
-from services.lab.settings import Experiments, read_settings
+from services.lab.settings import Experiments
 
 
 class ExperimentService:
@@ -44,19 +44,8 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
     Raises:
         ValueError: one is unknown or does not fit.
     """
-    settings = read_settings(arguments)
-    # Replicas have another working directory.
-    places = {"storage": storage.absolute(settings.storage)}
-    places |= {"tokens": storage.absolute(settings.tokens)} if settings.tokens else {}
-    deployment = serve.deployment(
-        name="Experiments",
-        max_ongoing_requests=CONNECTIONS,
-        max_queued_requests=CONNECTIONS,
-        backpressure_config=backpressure(),
-        # It waits for storage and cluster: on a small machine the CPUs are for the jobs.
-        ray_actor_options={"num_cpus": 0},
-    )
-    return deployment(serve.ingress()(ExperimentService)).bind(settings.model_copy(update=places))
+    # It waits for storage and cluster: on a small machine the CPUs are for the jobs.
+    return deployed(ExperimentService, "Experiments", read_settings(Experiments, arguments), {"num_cpus": 0})
 
 
 def _connect_to(cluster: str | None, deadline_s: float) -> Callable[[], Client]:

@@ -11,12 +11,11 @@ import torch
 from ray import serve
 from starlette.types import ASGIApp
 
-from fcn_core import storage
 from fcn_core.compute import make_deterministic
 from fcn_core.settings import Compute
 from services._access import check_exposure
 from services._app import create_app
-from services._serve import CONNECTIONS, backpressure, host
+from services._serve import deployed, host
 from services._service import Service
 from services._settings import Serving, read_settings
 
@@ -52,19 +51,8 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
     Raises:
         ValueError: one is unknown or does not fit.
     """
-    settings = read_settings(arguments)
-    # Replicas have another working directory.
-    places = {"storage": storage.absolute(settings.storage)}
-    places |= {"tokens": storage.absolute(settings.tokens)} if settings.tokens else {}
-    settings = settings.model_copy(update=places)
-    deployment = serve.deployment(
-        name="Segmentation",
-        max_ongoing_requests=CONNECTIONS,
-        max_queued_requests=CONNECTIONS,
-        backpressure_config=backpressure(),
-        ray_actor_options={"num_cpus": 1, "num_gpus": int(_wants_gpu(settings))},
-    )
-    return deployment(serve.ingress()(Segmentation)).bind(settings)
+    settings = read_settings(Serving, arguments)
+    return deployed(Segmentation, "Segmentation", settings, {"num_cpus": 1, "num_gpus": int(_wants_gpu(settings))})
 
 
 def _wants_gpu(settings: Serving) -> bool:

@@ -3,15 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services._envelope import Envelope, describe
+from services._envelope import enveloped
 from services._pages import page_router
-from services._problems import Problem, handle_problems, respond
+from services._problems import Problem, respond
 from services.lab import acting, reading
 from services.lab.service import Lab, Uncounted
 
@@ -38,17 +37,13 @@ def create_app(lab: Lab, *, echo_request_id: bool = True) -> FastAPI:
     app.state.lab = lab
     for router in (reading.runs, reading.others, acting.jobs, acting.health, page_router("experiments")):
         app.include_router(router)
-    handle_problems(app)
 
     @app.exception_handler(OSError)
     def on_storage(request: Request, error: OSError) -> Response:
         return respond(request, Problem.try_again(503, f"the storage does not answer: {type(error).__name__}", 5))
 
     app.add_middleware(_Bodies, most=lab.settings.max_body_bytes)
-    app.add_middleware(Envelope, counting=Uncounted(), echo=echo_request_id)
-    description = partial(describe, app, _SUMMARY, (), wants_tokens=lab.access.wants_tokens)
-    app.openapi = description  # type: ignore[method-assign] # FastAPI's way to change it.
-    return app
+    return enveloped(app, _SUMMARY, Uncounted(), wants_tokens=lab.access.wants_tokens, echo=echo_request_id)
 
 
 class _Bodies:

@@ -13,8 +13,14 @@ from tests.jobs.commands import ROOT
 from tests.services.serving import encoded, scene
 
 PAGE = ROOT / "docs" / "security.md"
-BODIES: Mapping[str, dict[str, str] | bytes] = {
+_LISTING = {"command": "models", "arguments": ["list"]}
+_PROMOTION = {"run_id": "nobody", "model": "streets"}
+BODIES: Mapping[str, Mapping[str, object] | bytes] = {
     "serving/v1/segment": encoded(scene()),
+    "experiments/v1/jobs": _LISTING,
+    "experiments/v1/promotions": _PROMOTION,
+    "looking/v1/jobs": _LISTING,
+    "looking/v1/promotions": _PROMOTION,
     "dashboard/api/jobs/": {"entrypoint": "true"},
     "worker:52365/api/job_agent/jobs/": {"entrypoint": "true"},
     "dashboard/api/serve/applications/": {"applications": "none"},
@@ -75,9 +81,9 @@ def found(cluster: Cluster, row: Row, addresses: Mapping[str, str], right: str) 
     raise AssertionError(f"no such address: {place}")
 
 
-def _status(cluster: Cluster, method: str, url: str, body: dict[str, str] | bytes | None, token: str) -> int:
+def _status(cluster: Cluster, method: str, url: str, body: Mapping[str, object] | bytes | None, token: str) -> int:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    contents = json.dumps(body).encode() if isinstance(body, dict) else body
+    contents = json.dumps(body).encode() if isinstance(body, Mapping) else body
     asked = Request(url, contents, {"Content-Type": "application/json", **headers}, method=method)  # noqa: S310 -- ours.
 
     def ask() -> int:

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import boto3
 import fsspec
@@ -181,50 +182,65 @@ def test_a_wrong_token_gets_one_line(cluster: Cluster) -> None:
     assert done.stdout.count("\n") == 1
 
 
+class Served(NamedTuple):
+    """Both services on the cluster, and two tokens for them."""
+
+    address: str
+    looks: str
+    acts: str
+
+
 @pytest.fixture(scope="module")
-def served(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """A champion served by the cluster; gives the service's address and a token for it."""
+def served(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    """A champion and the experiments, served by the cluster."""
     place = tmp_path_factory.mktemp("served")
     made_champion(Registry(f"s3://lab/served/{MODELS}"), make(place, 1).candidate())
-    added = cluster.run("python", "-m", "services.tokens", "add", "s3://lab/served/tokens.json", "alice")
-    assert added.returncode == 0, added.stdout
-    configuration = yaml.safe_load((ROOT / "services" / "segmentation.yaml").read_text())
-    configuration["http_options"] = {"host": "0.0.0.0", "port": cluster.head.ports.serving}  # noqa: S104
-    configuration["applications"][0]["args"] = {
-        "storage": "s3://lab/served",
-        "tokens": "s3://lab/served/tokens.json",
-    }
-    # The head alone has the credentials of the storage.
-    on_the_head = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
-    configuration["applications"][0]["deployments"][0]["ray_actor_options"] = on_the_head
+    tokens = "s3://lab/served/tokens.json"
+    added = [
+        cluster.run("python", "-m", "services.tokens", "add", tokens, *who) for who in (["alice"], ["bob", "--act"])
+    ]
+    assert not any(done.returncode for done in added), added
+    applications = []
+    for name, prefix in (("segmentation", "/"), ("experiments", "/experiments")):
+        (application,) = yaml.safe_load((ROOT / "services" / f"{name}.yaml").read_text())["applications"]
+        # The head alone has the credentials of the storage.
+        on_the_head = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+        application["deployments"][0]["ray_actor_options"] = on_the_head
+        places = {"storage": "s3://lab/served", "tokens": tokens}
+        applications.append({**application, "route_prefix": prefix, "args": places})
+    options = {"host": "0.0.0.0", "port": cluster.head.ports.serving}  # noqa: S104
+    configuration = {"proxy_location": "EveryNode", "http_options": options, "applications": applications}
     (place / "served.yaml").write_text(yaml.safe_dump(configuration))
     deployed = cluster.run("serve", "deploy", "--address", cluster.address, str(place / "served.yaml"))
     assert deployed.returncode == 0, deployed.stdout
 
-    def is_up() -> bool:
-        application = cluster.get("api/serve/applications/")["applications"]["segmentation"]
-        assert application["status"] != "DEPLOY_FAILED", application["deployments"]
-        return bool(application["status"] == "RUNNING")
+    def are_up() -> bool:
+        found = cluster.get("api/serve/applications/")["applications"].values()
+        assert not [one for one in found if one["status"] == "DEPLOY_FAILED"], found
+        return [one["status"] for one in found] == ["RUNNING", "RUNNING"]
 
-    wait_for(is_up, "the service")
-    return f"{cluster.head.address}:{cluster.head.ports.serving}", added.stdout.strip()
+    wait_for(are_up, "the services")
+    address = f"{cluster.head.address}:{cluster.head.ports.serving}"
+    return Served(address, *(done.stdout.strip() for done in added))
 
 
-def test_the_document_says_who_gets_in(cluster: Cluster, served: tuple[str, str]) -> None:
-    """Serving goes first: a row of the table ends it."""
-    service, token = served
+def test_the_document_says_who_gets_in(cluster: Cluster, served: Served) -> None:
+    """The services go first: a row of the table ends them."""
     worker = cluster.workers[0]
     addresses = {
-        "serving": service,
+        "serving": served.address,
+        "experiments": f"{served.address}/experiments",
+        "looking": f"{served.address}/experiments",
         "dashboard": cluster.address.removeprefix("http://"),
         "worker:52365": f"{worker.address}:{worker.ports.agent}",
         "worker:8080": f"{worker.address}:{worker.ports.metrics}",
     }
     rows = documented()
     assert len(rows) > 15
-    ours = [row for row in rows if " serving/" in row.what]
-    rays = [row for row in rows if " serving/" not in row.what]
-    assert [found(cluster, row, addresses, token) for row in ours] == ours
+    right = {"serving": served.looks, "looking": served.looks, "experiments": served.acts}
+    ours = {row: token for row in rows for name, token in right.items() if f" {name}/" in row.what}
+    assert [found(cluster, row, addresses, token) for row, token in ours.items()] == [*ours]
+    rays = [row for row in rows if row not in ours]
     assert [found(cluster, row, addresses, cluster.secrets.ray) for row in rays] == rays
 
 

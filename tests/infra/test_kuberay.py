@@ -13,7 +13,7 @@ import yaml
 from kubernetes_validate.utils import validate
 from ray.serve.schema import ServeDeploySchema
 
-from services._settings import read_settings
+from services._settings import Serving, read_settings
 from tests.infra.conftest import ROOT, Program
 
 Manifest = dict[str, Any]
@@ -170,7 +170,7 @@ def test_serve_takes_its_configuration(built: Mapping[str, list[Manifest]]) -> N
     application = ServeDeploySchema.model_validate(config).applications[0]
     assert application.import_path == "services.segmentation:build"
     (settings,) = [one["data"] for one in built["serve"] if one["kind"] == "ConfigMap"]
-    serving = read_settings(application.args | {"storage": settings["FCN_STORAGE"]}, settings)
+    serving = read_settings(Serving, application.args | {"storage": settings["FCN_STORAGE"]}, settings)
     assert serving.tokens is not None
     assert serving.tokens.startswith(f"{serving.storage}/serving/")
     asked = application.deployments[0].ray_actor_options.num_cpus

@@ -9,7 +9,7 @@ from services.segmentation import Segmentation, _device, build
 
 
 def test_nothing_needs_to_be_set() -> None:
-    settings = read_settings({}, {})
+    settings = read_settings(Serving, {}, {})
     assert (settings.storage, settings.model, settings.tokens) == ("results", None, None)
 
 
@@ -20,10 +20,10 @@ def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         "FCN_SERVE_VERSIONS": "[1, 2]",
     }.items():
         monkeypatch.setenv(name, value)
-    settings = read_settings({"model": "roads", "max_waiting": "9"})
+    settings = read_settings(Serving, {"model": "roads", "max_waiting": "9"})
     assert (settings.storage, settings.model) == ("s3://lab", "roads")
     assert (settings.versions, settings.max_waiting) == ((1, 2), 9)
-    assert read_settings({"storage": "here"}).storage == "here"
+    assert read_settings(Serving, {"storage": "here"}).storage == "here"
 
 
 @pytest.mark.parametrize(
@@ -38,12 +38,12 @@ def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_settings_that_do_not_fit_are_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        read_settings(arguments, {})
+        read_settings(Serving, arguments, {})
 
 
 def test_a_misspelt_variable_is_named() -> None:
     with pytest.raises(ValueError, match="FCN_SERVE_TOKEN: FCN_SERVE_TOKENS"):
-        read_settings({}, {"FCN_SERVE_TOKEN": "tokens.json"})
+        read_settings(Serving, {}, {"FCN_SERVE_TOKEN": "tokens.json"})
 
 
 def test_every_setting_is_in_the_guide() -> None:

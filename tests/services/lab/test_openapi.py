@@ -40,11 +40,11 @@ def test_every_route_is_described_and_in_the_guide(description: dict[str, Any]) 
 
 
 def test_every_setting_is_in_the_guide() -> None:
-    from services.lab.settings import PREFIX, Experiments
+    from services.lab.settings import Experiments
 
     named = {"storage": "FCN_STORAGE", "tokens": "FCN_SERVE_TOKENS"}
     for name in Experiments.model_fields:
-        assert f"`{named.get(name, PREFIX + name.upper())}`" in GUIDE
+        assert f"`{named.get(name, f'FCN_EXPERIMENTS_{name.upper()}')}`" in GUIDE
 
 
 @pytest.mark.slow

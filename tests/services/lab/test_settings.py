@@ -3,12 +3,13 @@ from pathlib import Path
 import pytest
 
 from jobs._cli import parse
+from services._settings import read_settings
 from services.experiments import build
-from services.lab.settings import read_settings
+from services.lab.settings import Experiments
 
 
 def test_nothing_needs_to_be_set() -> None:
-    settings = read_settings({}, {})
+    settings = read_settings(Experiments, {}, {})
     assert (settings.storage, settings.tokens, settings.cluster) == ("results", None, None)
 
 
@@ -16,10 +17,10 @@ def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("FCN_STORAGE", "s3://lab")
     monkeypatch.setenv("FCN_SERVE_TOKENS", "tokens.json")
     monkeypatch.setenv("FCN_EXPERIMENTS_CLUSTER", "http://head:8265")
-    settings = read_settings({"refresh_s": 9})
+    settings = read_settings(Experiments, {"refresh_s": 9})
     assert (settings.storage, settings.tokens, settings.refresh_s) == ("s3://lab", "tokens.json", 9)
     assert settings.cluster == "http://head:8265"
-    assert read_settings({"storage": "here", "tokens": "mine"}).tokens == "mine"
+    assert read_settings(Experiments, {"storage": "here", "tokens": "mine"}).tokens == "mine"
     assert parse(["streets"], 8).run.model.stride == 8
 
 
@@ -35,7 +36,7 @@ def test_settings_that_do_not_fit_are_refused(
     arguments: dict[str, object], environment: dict[str, str], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        read_settings(arguments, environment)
+        read_settings(Experiments, arguments, environment)
 
 
 def test_the_deployment_takes_no_cpu_from_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
