@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+import services
 from jobs._cli import parse
 from services._settings import Serving, read_settings
 from services.segmentation import Segmentation, _device, build
@@ -66,6 +68,15 @@ def test_the_deployment_asks_for_what_the_settings_say(tmp_path: Path, monkeypat
     assert build({"device": "cpu"})._bound_deployment.ray_actor_options["num_gpus"] == 0
     with pytest.raises(ValueError, match="modle"):
         build({"modle": "streets"})
+
+
+@pytest.mark.parametrize("name", ["segmentation", "experiments"])
+def test_configurations_leave_to_the_code_what_replicas_ask_for(name: str) -> None:
+    # Ray would take options of a configuration in place of the code's, and the GPU would be lost.
+    configuration = yaml.safe_load((Path(services.__path__[0]) / f"{name}.yaml").read_text())
+    deployments = [one for application in configuration["applications"] for one in application["deployments"]]
+    assert deployments
+    assert not [one["name"] for one in deployments if "ray_actor_options" in one]
 
 
 def test_a_gpu_that_is_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
