@@ -50,4 +50,4 @@ def _pieces(message: Message) -> Iterator[Message]:
     for start in range(0, len(body), PIECE):
         more = message.get("more_body", False) or start + PIECE < len(body)
         # Bytes even of a view: Serve pickles them.
-        yield message | {"body": bytes(body[start : start + PIECE]), "more_body": more}
+        yield {**message, "body": bytes(body[start : start + PIECE]), "more_body": more}

@@ -56,8 +56,13 @@ async def said(app: Sending, reads: int = 10) -> list[Message]:
             await asyncio.Event().wait()
         sent.append(message)
 
-    await asyncio.wait_for(app({"type": "http"}, asyncio.Event().wait, send), 60)
+    await asyncio.wait_for(app({"type": "http"}, nothing, send), 60)
     return sent
+
+
+async def nothing() -> Message:
+    await asyncio.Event().wait()
+    return {}
 
 
 def test_an_answer_keeps_its_room_until_it_is_sent(lab: Path) -> None:
@@ -67,7 +72,7 @@ def test_an_answer_keeps_its_room_until_it_is_sent(lab: Path) -> None:
         if not inside:
             inside.append(service.stages._inside)
             return {"type": "http.request", "body": IMAGE}
-        return await asyncio.Event().wait()
+        return await nothing()
 
     async def send(_: Message) -> None:
         await asyncio.sleep(0.05)
