@@ -58,7 +58,7 @@ class _Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         paths = (path for path in (_segment.SEGMENT, _segment.BATCH) if scope.get("path", "").endswith(path))
         path = next(paths, None)
-        if path and scope["method"] == "POST":
+        if path and scope["type"] == "http" and scope["method"] == "POST":
             try:
                 self._service.stages.check_room()
             except Problem as problem:

@@ -61,7 +61,8 @@ class Models:
             raise FileNotFoundError(f"{self.name} in {self._registry.url} has no champion to serve: {reasons}")
         self.champion: Served = champion
         """The version that answers if none is named."""
-        self._pinned: dict[int, Served] = {number: self._load(number, None) for number in settings.versions}
+        number = champion.version.facts.version
+        self._pinned = {one: champion if one == number else self._load(one, None) for one in settings.versions}
 
     @property
     def refused(self) -> tuple[str, ...]:

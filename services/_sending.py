@@ -1,12 +1,10 @@
 """Answers on their way out: in pieces, and not for ever."""
 
 import asyncio
-import logging
 from collections.abc import Iterator
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-log = logging.getLogger(__name__)
 PIECE = 2**16
 """Bytes. A server takes a piece once most of the one before is gone; a whole body it would keep until that is read."""
 
@@ -14,7 +12,7 @@ PIECE = 2**16
 class Sending:
     """Sends bodies in pieces, each body within a time. Of one that is not read by then the rest is not sent.
 
-    The server, which misses the rest, closes the connection.
+    The server, which misses the rest, closes the connection. Who counts is told by the `rejection` in the state.
 
     Args:
         app: what is wrapped.
@@ -37,7 +35,7 @@ class Sending:
                         await send(piece)
             except TimeoutError:
                 is_late = True
-                log.info("an answer was not read within %g s: %s", self._within_s, scope.get("path"))
+                scope["state"]["rejection"] = "not read"
 
         await self._app(scope, receive, send_in_pieces if scope["type"] == "http" else send)
 

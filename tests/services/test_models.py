@@ -242,6 +242,15 @@ def test_a_version_asked_for_by_number_must_prove_itself_too(registry: Registry,
         models(registry, versions=[2])
 
 
+def test_a_champion_that_is_named_too_is_loaded_once(registry: Registry, other: Made) -> None:
+    served = models(registry, versions=[1])
+    first = served.champion
+    assert served.get(1) is first
+    crown_another(registry, other)
+    served.refresh()
+    assert served.get(1) is first
+
+
 def test_a_running_service_takes_up_a_champion_between_two_answers(registry: Registry, other: Made) -> None:
     service = serving(Path(registry.url).parent, refresh_s=0.05)
     with client_of(service) as client:

@@ -56,7 +56,7 @@ async def said(app: Sending, reads: int = 10) -> list[Message]:
             await asyncio.Event().wait()
         sent.append(message)
 
-    await asyncio.wait_for(app({"type": "http"}, nothing, send), 60)
+    await asyncio.wait_for(app({"type": "http", "state": {}}, nothing, send), 60)
     return sent
 
 
@@ -98,6 +98,7 @@ def test_who_never_reads_is_cut_off(lab: Path, monkeypatch: pytest.MonkeyPatch) 
         assert client.recv(12) == b"HTTP/1.1 200"
         assert waits(service) == 1
         wait_until(lambda: waits(service) == 0)
+        assert b'fcn_rejected_total{reason="not read"} 1.0' in service.metrics.page([])
         client.settimeout(60)
         assert sum(map(len, iter(lambda: client.recv(2**20), b""))) < size / 2
 

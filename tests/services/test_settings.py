@@ -3,10 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import services
 from jobs._cli import parse
-from services._settings import Serving, read_settings
+from services._settings import MOST_PIXELS, Serving, read_settings
 from services.segmentation import Segmentation, _device, build
 
 
@@ -36,11 +37,16 @@ def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ({"tile": 100}, "multiple of 32"),
         ({"max_images": 20}, "max_images 20 could never be admitted: max_waiting is 16"),
         ({"deadline_s": 0}, "deadline_s"),
+        ({"max_pixels": MOST_PIXELS + 1}, "max_pixels"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_settings(Serving, arguments, {})
+
+
+def test_as_many_pixels_may_be_allowed_as_pillow_opens() -> None:
+    assert Image.MAX_IMAGE_PIXELS == MOST_PIXELS
 
 
 def test_a_misspelt_variable_is_named() -> None:
