@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
@@ -66,6 +67,31 @@ def test_bodies_of_each_declared_kind_are_answered_in_each_declared_kind(client:
 def form(schema: dict[str, Any]) -> dict[str, Any]:
     ((name, _),) = schema["properties"].items()
     return {"files": {name: ("street.png", PNG)}}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "options"),
+    [
+        ("POST", SEGMENT, {"content": PNG}),
+        ("POST", BATCH, {"files": {"images": ("street.png", PNG)}}),
+        ("GET", "/v1/models/{name}", {}),
+        ("GET", "/v1/models", {}),
+        ("GET", "/v2/models/{name}", {}),
+        ("GET", "/v2/models/{name}/ready", {}),
+    ],
+)
+def test_answers_are_of_the_described_shape(
+    client: TestClient, method: str, path: str, options: dict[str, Any]
+) -> None:
+    description = client.get("/openapi.json").json()
+    responses = description["paths"][path][method.lower()]["responses"]
+    headers = {"accept": "application/json"}
+    answer = client.request(method, path.format(name="streets"), headers=headers, **options)
+    assert answer.status_code == 200
+    schema = responses["200"]["content"]["application/json"]["schema"] | {"components": description["components"]}
+    validator = jsonschema.Draft202012Validator(schema)
+    assert [error.message for error in validator.iter_errors(answer.json())] == []
+    assert not validator.is_valid({})
 
 
 def test_the_example_of_an_answer_is_one(client: TestClient) -> None:
