@@ -66,6 +66,10 @@ def folder(s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFol
     return RunFolder(f"s3://lab/{tmp_path.name}/run-0")
 
 
+def state_of(step: int) -> dict[str, object]:
+    return {"step": step, "unscored": False}
+
+
 def save(folder: RunFolder, step: int) -> None:
     """Carry out what the thread of the first worker does."""
     card = Card(
@@ -73,13 +77,13 @@ def save(folder: RunFolder, step: int) -> None:
     )
     scored = epochs(*((number, 0.5 if number == 3 else 0.4) for number in range(1, step + 1)))
     saver = Saver(folder, CLASSES, 2, LocalRuntime())
-    saver._publish(card, {"weight": torch.full((1000,), float(step))}, {"step": step}, scored)
+    saver._publish(card, {"weight": torch.full((1000,), float(step))}, state_of(step), scored)
 
 
 def assert_latest(folder: RunFolder, step: int) -> None:
     restored = folder.latest("run-0", lambda _: None)
     assert restored is not None
-    assert (restored.step, restored.state) == (step, {"step": step})
+    assert (restored.step, restored.state) == (step, state_of(step))
     assert restored.weights["weight"].tolist() == [float(step)] * 1000
 
 
