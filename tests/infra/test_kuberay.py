@@ -14,6 +14,7 @@ from kubernetes_validate.utils import validate
 from ray.serve.schema import ServeDeploySchema
 
 from services._settings import Serving, read_settings
+from services.segmentation import build
 from tests.infra.conftest import ROOT, Program
 
 Manifest = dict[str, Any]
@@ -187,7 +188,10 @@ def test_serve_takes_its_configuration(built: Mapping[str, list[Manifest]]) -> N
     serving = read_settings(Serving, application.args | {"storage": settings["FCN_STORAGE"]}, settings)
     assert serving.tokens is not None
     assert serving.tokens.startswith(f"{serving.storage}/serving/")
-    asked = application.deployments[0].ray_actor_options.num_cpus
+    # Options here would take the place of those of the code, the GPU among them.
+    assert "ray_actor_options" not in config["applications"][0]["deployments"][0]
+    code = build(application.args | {"storage": settings["FCN_STORAGE"], "device": "cpu"})
+    asked = code._bound_deployment.ray_actor_options["num_cpus"]
     replicas = application.deployments[0].autoscaling_config["max_replicas"]
     (group,) = clusters(built["serve"])["workerGroupSpecs"]
     cpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
