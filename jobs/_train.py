@@ -186,7 +186,8 @@ def train_on_cluster(
             failure = trainer.fit().return_value
         except ray.train.TrainingFailedError as error:
             last = cause_of(error, launch.timeout_s)
-            raise RunFailedError(f"training failed {launch.max_failures + 1} times, last: {last}") from error
+            # Ray counts workers that are lost and those that cannot be set up apart: a number here would be one of two.
+            raise RunFailedError(f"training failed for good, last: {last}") from error
         except SystemExit:
             # Ray's own handler of Ctrl-C leaves so, with exit code 0.
             raise KeyboardInterrupt from None
