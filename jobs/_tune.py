@@ -13,6 +13,7 @@ from ray import tune
 from ray.exceptions import GetTimeoutError, RayActorError
 from ray.train import UserCallback
 from ray.tune import Callback
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.queue import Queue
@@ -26,9 +27,15 @@ from fcn_core.training import NonFiniteLossError
 from jobs._cli import Launch
 from jobs._console import Console
 from jobs._metric import Metric
-from jobs._ray import on_this_node
+from jobs._ray import CREDENTIALS, on_this_node
 from jobs._study import Member, Status
 from jobs._train import train_on_cluster, write_run
+
+# Else Tune has secrets among the settings of each trial, which Ray writes to logs and shows to all who may look.
+# Workers have them all the same: from the driver's machine, or as `jobs._ray` passes them on.
+class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
+    {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith(CREDENTIALS)}
+)
 
 METRIC = "score"
 CONTROLLER = "controller"
