@@ -1,6 +1,7 @@
 """Sweeps: what is refused before anything starts, and the real command on a Ray of its own."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -19,13 +20,14 @@ import pytest
 from fcn_core import storage
 from fcn_core.checkpoint import RunFolder
 from fcn_core.evaluation import Evaluation
+from jobs._alone import alone
 from jobs._cli import Launch, read_job
 from jobs._console import Console
 from jobs._metric import Metric
 from jobs._metrics import RUN
 from jobs._space import Choice
 from jobs._study import Key, Outcome, Place, Study, Sweep
-from jobs._sweep import SweepCommand, _alone, asked_for, main, slots_of
+from jobs._sweep import SweepCommand, asked_for, main, slots_of
 from tests.jobs.commands import ROOT, Head, Refused, ray_head
 from tests.jobs.test_train import assert_nothing_left
 from tests.tiny import assert_same_bits
@@ -153,9 +155,10 @@ def test_a_storage_that_cannot_be_used_gets_one_line_at_once(refused: Refused, m
 
 
 def test_two_processes_do_not_carry_out_the_same_sweep(refused: Refused, tmp_path: Path) -> None:
-    with _alone(f"{tmp_path}/sweeps/{asked().sweep_id}"):
+    name = asked().sweep_id
+    with alone(f"{tmp_path}/sweeps/{name}", "", print):
         message = refused(main, "streets", *SETTINGS, "--storage", tmp_path)
-    assert message == "error: this sweep goes on in another process: wait for it or stop it"
+    assert message.startswith(f"error: sweep {name} goes on in process {os.getpid()} on ")
 
 
 @pytest.mark.parametrize(
