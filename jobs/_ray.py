@@ -1,5 +1,6 @@
 """Starting or joining Ray."""
 
+import json
 import logging
 import os
 import socket
@@ -42,6 +43,9 @@ LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Makes Ray take 127.0.0.1 for its address and bind its ports there, as it does by default on a desktop system; an
 address that is passed to `ray.init` it turns into that of the network. Ray must not have been imported before."""
 
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Where Ray tells the driver of a submitted job how it was submitted."""
+
 ANSWER_S = 300.0
 """The longest that a node may take for a task that is nothing; for its first one it fetches our code."""
 
@@ -83,16 +87,23 @@ def cluster(resources: Resources) -> Iterator[None]:
 def _join(address: str) -> None:
     import ray
 
-    environment: dict[str, Any] = {"env_vars": environment_variables()}
+    environment: dict[str, Any] = {"env_vars": _not_of_the_job(environment_variables())}
     if credentials := _variables(CREDENTIALS):
         # Ray shows of a function its hash only.
         environment |= {"worker_process_setup_hook": lambda: os.environ.update(credentials)}
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+    if JOB_CONFIG not in os.environ:
         environment |= {"working_dir": str(ROOT)}
     try:
         ray.init(address=address, runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError) as error:
         raise ValueError(f"cannot reach the Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+
+
+def _not_of_the_job(variables: Mapping[str, str]) -> dict[str, str]:
+    """Leave out what a job was submitted with: its workers have that anyway, and Ray refuses to be told twice."""
+    environment = json.loads(os.environ.get(JOB_CONFIG, "{}")).get("runtime_env") or {}
+    known = environment.get("env_vars") or {}
+    return {name: value for name, value in variables.items() if name not in known}
 
 
 def _start(cpus: int) -> None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
 from fcn_core import storage
 from fcn_core.checkpoint import RunFolder
@@ -33,7 +34,7 @@ class Said(Console):
 def board(monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: ANN401 -- as Ray's handles.
     monkeypatch.setattr(_watch, "LOOK_EVERY_S", 0.01)
     monkeypatch.setattr(_watch, "END_S", 0.1)
-    monkeypatch.setattr(_watch.ray, "get", lambda answer: answer)
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
     board = Board()
     names = ("put", "take", "stop", "stopping")
     return SimpleNamespace(**{name: SimpleNamespace(remote=getattr(board, name)) for name in names})
@@ -66,7 +67,12 @@ def test_sigterm_is_passed_on_while_the_storage_does_not_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked, answered = threading.Event(), threading.Event()
-    monkeypatch.setattr(storage, "write_bytes", lambda *_: asked.set() or answered.wait(60))
+
+    def wait(*_: object) -> None:
+        asked.set()
+        answered.wait(60)
+
+    monkeypatch.setattr(storage, "write_bytes", wait)
     with Watch(board, Said(), Restarts(RunFolder(str(tmp_path))), metrics, lambda: None) as watch:
         put(board, Lost("a worker died"), Started(2, 0))
         assert asked.wait(60)
