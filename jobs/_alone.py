@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -48,18 +48,30 @@ class Holder(Value):
 
 
 @contextmanager
-def alone(url: str, what: str, say: Callable[[str], None]) -> Iterator[None]:
+def alone(url: str, what: str, say: Callable[[str], None], patience_s: float = 0.0) -> Iterator[None]:
     """Let no other driver work on the run or sweep at `url` while the block runs.
 
     Args:
         url: its folder.
         what: what messages call it.
         say: told of why it takes some time.
+        patience_s: how long another driver is waited for, which may be about to end.
 
     Raises:
         ValueError: another driver does; the message says which.
     """
-    with _locked(Path(url), what) if storage.is_local(url) else _leased(storage.join(url, LOCK), what, say):
+    deadline = time.monotonic() + patience_s
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(
+                    _locked(Path(url), what) if storage.is_local(url) else _leased(storage.join(url, LOCK), what, say)
+                )
+                break
+            except ValueError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(LOOK_EVERY_S)
         yield
 
 

@@ -41,6 +41,8 @@ class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
 METRIC = "score"
 CONTROLLER = "controller"
 """Beside the numbers of an epoch: the handle of the actor that directs the workers, as long as they are at work."""
+ENDING_S = 60.0
+"""How long a trial waits for one of the same run that outlives its sweep for a moment."""
 ABORT_S = 60.0
 """The longest that the workers of a stopped run are waited for."""
 
@@ -103,7 +105,7 @@ def _train(run: Run, launch: Launch, audits: Sequence[Audit], metric: Metric, *,
         tune.report({**_numbers(epoch), METRIC: metric.of(seen) or 0.0})
     if not ended:
         # Sweeps that differ in how they search may have runs in common.
-        with alone(url, f"run {run.run_id}", console.say), _forwarding() as queue:
+        with alone(url, f"run {run.run_id}", console.say, ENDING_S), _forwarding() as queue:
             train_on_cluster(run, launch, url, audited, console, [_Report(metric, seen, queue)])
 
 

@@ -47,6 +47,23 @@ def test_a_second_driver_is_told_who_the_first_is(url: str) -> None:
                 take(url)
 
 
+def test_one_that_may_be_about_to_end_is_waited_for_if_asked(url: str) -> None:
+    held, released = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with alone(url, RUN, print):
+            held.set()
+            released.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(60)
+    threading.Timer(0.5, released.set).start()
+    with alone(url, RUN, print, patience_s=60):
+        assert released.is_set()
+    thread.join()
+
+
 def test_drivers_that_end_make_way_at_once_also_by_an_error(url: str) -> None:
     for _ in range(3):
         assert take(url) == []

@@ -247,19 +247,15 @@ def trained(place: Path, outcome: Outcome) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in files}
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_a_sweep_that_is_killed_again_and_again_ends_as_if_never_stopped(
-    whole: Path, environment: dict[str, str], ray_folder: Path, tmp_path: Path
-) -> None:
-    chance = np.random.default_rng(1)
+def killed(place: Path, environment: Mapping[str, str], chance: np.random.Generator, most: int) -> int:
+    """Kill the driver of a sweep so often, or until it is over, let it end, and return how often it was killed."""
     noted: dict[Key, Outcome] = {}
     files: dict[str, int] = {}
     kills = 0
-    while kills < KILLS:
-        process = start(tmp_path, environment, *FOUR)
-        enough = changes(tmp_path) + chance.integers(5)
-        while changes(tmp_path) < enough and process.poll() is None:
+    while kills < most:
+        process = start(place, environment, *FOUR)
+        enough = changes(place) + chance.integers(5)
+        while changes(place) < enough and process.poll() is None:
             time.sleep(0.005)
         time.sleep(chance.random() ** 4)
         if process.poll() is not None:
@@ -267,20 +263,37 @@ def test_a_sweep_that_is_killed_again_and_again_ends_as_if_never_stopped(
         process.kill()
         process.communicate()
         kills += 1
-        known = study(tmp_path, trials=4)
+        known = study(place, trials=4)
         assert {key: known.outcomes[key] for key in noted} == noted
         noted = dict(known.outcomes)
         for outcome in noted.values():
-            files = trained(tmp_path, outcome) | files
-    assert kills >= KILLS // 2, "the sweep was over too soon"
-    finish(tmp_path, environment, *FOUR)
-    ours, theirs = study(tmp_path, trials=4), study(whole, trials=4)
-    assert (ours.points, ours.outcomes) == (theirs.points, theirs.outcomes)
-    assert len(list((tmp_path / "runs").iterdir())) == 4
-    for outcome in ours.outcomes.values():
-        assert_same_bits(run_of(tmp_path, outcome), run_of(whole, outcome))
+            files = trained(place, outcome) | files
+    finish(place, environment, *FOUR)
     assert {path: Path(path).stat().st_mtime_ns for path in files} == files, "what had ended was trained again"
-    assert report_in(tmp_path) == report_in(whole)
+    return kills
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_sweep_that_is_killed_again_and_again_ends_as_if_never_stopped(
+    whole: Path, environment: dict[str, str], ray_folder: Path, tmp_path: Path
+) -> None:
+    """Ten times; a sweep that is over before makes way for another."""
+    chance, kills = np.random.default_rng(1), 0
+    for number in range(KILLS):
+        place = tmp_path / str(number)
+        more = killed(place, environment, chance, KILLS - kills)
+        assert more > 0, "the sweep was over before it was killed"
+        kills += more
+        ours, theirs = study(place, trials=4), study(whole, trials=4)
+        assert (ours.points, ours.outcomes) == (theirs.points, theirs.outcomes)
+        assert len(list((place / "runs").iterdir())) == 4
+        for outcome in ours.outcomes.values():
+            assert_same_bits(run_of(place, outcome), run_of(whole, outcome))
+        assert report_in(place) == report_in(whole)
+        if kills == KILLS:
+            break
+    assert kills == KILLS
     assert_nothing_left(ray_folder)
 
 
