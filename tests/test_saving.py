@@ -133,6 +133,23 @@ def test_a_run_with_notice_to_leave_waits_for_its_checkpoint(url: str) -> None:
     assert storage.verify(RunFolder(url).checkpoint(1))
 
 
+def test_a_checkpoint_that_is_published_again_leaves_the_one_before(s3: Proxy, url: str, local: RunFolder) -> None:
+    class NoticedAtTheEndOfAnEpoch(Watching):
+        def has_notice(self) -> bool:
+            return self.steps[-1:] == [2]
+
+    with pytest.raises(PreemptedError, match="stopped at step 3 of"):
+        train(TINY, url, NoticedAtTheEndOfAnEpoch(), save_every=1, keep_last=1)
+    folder = RunFolder(url)
+    assert folder.steps() == [2, 3]
+    # Scored now, it goes up again.
+    with s3.failing(Fault("403", "PUT .*00000003/COMMIT")), pytest.raises(storage.RefusedError):
+        train(TINY, url, save_every=1, keep_last=1)
+    assert folder.newest() == folder.checkpoint(2)
+    assert_same_bits(train(TINY, url, save_every=1, keep_last=1), local)
+    assert len(folder.steps()) <= 2
+
+
 def test_a_checkpoint_of_another_run_is_passed_over(
     tmp_path: Path, local: RunFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
