@@ -153,7 +153,7 @@ def train_on_cluster(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from jobs._restarts import Restarts, TellRestarts, cause_of, describe
+    from jobs._restarts import Restarts, TellRestarts, cause_of, describe, last_line
     from jobs._runtime import HeedSigterm
     from jobs._watch import Watch, sigterm_sets, start_board
 
@@ -191,6 +191,8 @@ def train_on_cluster(
             last = cause_of(error, launch.timeout_s)
             # Ray counts workers that are lost and those that cannot be set up apart: a number here would be one of two.
             raise RunFailedError(f"training failed for good, last: {last}") from error
+        except ray.exceptions.RayError as error:
+            raise RunFailedError(f"the node of this command was lost, or its Ray: {last_line(error)}") from error
         except SystemExit:
             # Ray's own handler of Ctrl-C leaves so, with exit code 0.
             raise KeyboardInterrupt from None

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import ray
+from ray.exceptions import RayError
 
 from fcn_core.checkpoint import Epoch
 from fcn_core.training import Progress
@@ -80,7 +81,12 @@ class Watch:
         last = False
         while not last:
             last = self._done.wait(LOOK_EVERY_S)
-            items = [pickle.loads(item) for item in ray.get(self._board.take.remote())]  # noqa: S301  # nosec B301
+            try:
+                taken = ray.get(self._board.take.remote())
+            except RayError:
+                # Lost with the node of this process; whoever waits for the workers says so.
+                return
+            items = [pickle.loads(item) for item in taken]  # noqa: S301  # nosec B301
             newest = max((place for place, item in enumerate(items) if isinstance(item, Progress)), default=None)
             for place, item in enumerate(items):
                 self._note(item)

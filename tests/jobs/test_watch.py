@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import ActorDiedError
 
 from fcn_core import storage
 from fcn_core.checkpoint import RunFolder
@@ -80,6 +81,7 @@ def test_sigterm_is_passed_on_while_the_storage_does_not_answer(
         until(board.stopping.remote)
         # The end does not wait for the storage either.
     answered.set()
+    watch._thread.join(60)
 
 
 def test_a_record_that_cannot_be_kept_is_said_once_and_all_else_goes_on(
@@ -104,3 +106,20 @@ def test_a_record_that_cannot_be_kept_is_said_once_and_all_else_goes_on(
         watch.stop.set()
         until(board.stopping.remote)
     assert [(one.cause, one.resumed_at) for one in read_restarts(folder)] == [("a", 3), ("b", 5), ("c", 7)]
+
+
+def test_a_board_that_is_lost_ends_the_show_without_a_traceback(
+    board: Any,  # noqa: ANN401
+    metrics: RunMetrics,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An exception of the thread would be a warning, and with it a failure."""
+
+    def lost(_: object) -> None:
+        raise ActorDiedError
+
+    monkeypatch.setattr(ray, "get", lost)
+    with Watch(board, Said(), Restarts(RunFolder(str(tmp_path))), metrics, lambda: None) as watch:
+        watch._thread.join(60)
+        assert not watch._thread.is_alive()
