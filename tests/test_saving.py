@@ -1,5 +1,6 @@
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fcn_core import storage
+from fcn_core import fit, saving, storage
 from fcn_core.checkpoint import Epoch, RunFolder
 from fcn_core.runtime import LocalRuntime
 from fcn_core.saving import snapshot, together
@@ -225,3 +226,28 @@ def test_what_one_worker_is_refused_ends_all() -> None:
     assert str(first) == "no access"
     assert isinstance(second, storage.RefusedError)
     assert "another worker" in str(second)
+
+
+@pytest.mark.parametrize("name", ["open_train_val", "build_network", "training_batches", "preloaded"])
+def test_workers_meet_while_one_waits_for_data_or_weights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counting(LocalRuntime):
+        met = 0
+
+        def sum_over_workers(self, tensor: Tensor) -> Tensor:
+            self.met += 1
+            return tensor
+
+    runtime, function = Counting(), getattr(fit, name)
+
+    def slow(*args: object, **kwargs: object) -> object:
+        enough, deadline = runtime.met + 3, time.monotonic() + 60
+        while runtime.met < enough:
+            assert time.monotonic() < deadline, "nobody meets"
+            time.sleep(0.01)
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(saving, "BEAT_S", 0.02)
+    monkeypatch.setattr(fit, name, slow)
+    train(TINY, tmp_path, runtime)
