@@ -168,4 +168,6 @@ def _what(error: Exception, timeout_s: int) -> str:
         return f"did not answer for {timeout_s} s (timeout_s)"
     if _consequence(error) == 2:
         return f"waited for another for {timeout_s} s (timeout_s): that one hangs or is too slow"
+    if _consequence(error) == 3:
+        return "lost its connection to another, whose process or node is gone"
     return f"failed: {last_line(error)}"

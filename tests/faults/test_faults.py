@@ -132,8 +132,9 @@ def test_the_only_node_is_killed_and_the_command_started_again(
 ) -> None:
     command = start(tmp_path, environment)
     command.until_steps()
-    (raylet,) = raylets(ray_folder)
-    os.kill(raylet, signal.SIGKILL)
+    # Without its raylet alone, workers go on for some seconds, which are enough for a run as short as this one.
+    for process in [*raylets(ray_folder), *workers(ray_folder)]:
+        os.kill(process, signal.SIGKILL)
     command.end(code=1)
     assert re.match("error: .*node", command.lines[-1]), command.lines
     assert_nothing_left(ray_folder)
@@ -260,7 +261,9 @@ def test_a_node_that_is_drained_and_another_that_is_killed(
         first, second = restarts_of(command, folder)
         assert first.cause.startswith("preempted: the node of worker 0")
         assert (first.resumed_at, first.steps_again) == (at_notice, 0)
-        assert re.fullmatch(r"worker \d died: its process or its node was lost", second.cause)
+        # What is known first of a node that is lost.
+        lost = r"worker \d (died: its process or its node was lost|lost its connection to another.*)"
+        assert re.fullmatch(lost, second.cause)
         # Saved at the end of each epoch, every four steps.
         assert len(command.steps) - STEPS <= 4
         assert_sound(folder, never_stopped)
