@@ -119,6 +119,8 @@ def test_a_save_that_fails(
         save(folder, step)
     fault = Fault(kind, SAVE[operation][0])
     monkeypatch.setenv("FCN_STORAGE_PATIENCE_S", "1")
+    # Nothing else is to be given up by the clock, on a busy machine either.
+    monkeypatch.setenv("FCN_STORAGE_DEADLINE_S", "2" if kind == "hang" else "60")
     failure: OSError | None = None
     with s3.failing(fault):
         try:
@@ -154,6 +156,8 @@ def test_a_restore_that_fails(
         save(folder, step)
     fault = Fault(kind, RESTORE[operation][0])
     monkeypatch.setenv("FCN_STORAGE_PATIENCE_S", "1")
+    # Nothing else is to be given up by the clock, on a busy machine either.
+    monkeypatch.setenv("FCN_STORAGE_DEADLINE_S", "2" if kind == "hang" else "60")
     with s3.failing(fault):
         if kind == "slow":
             assert_latest(folder, 2)
