@@ -187,6 +187,9 @@ def train_on_cluster(
         except ray.train.TrainingFailedError as error:
             last = cause_of(error, launch.timeout_s)
             raise RunFailedError(f"training failed {launch.max_failures + 1} times, last: {last}") from error
+        except ray.exceptions.RayActorError as error:
+            lost = "the process that directs the workers was lost: the same command again goes on"
+            raise RunFailedError(lost) from error
         except SystemExit:
             # Ray's own handler of Ctrl-C leaves so, with exit code 0.
             raise KeyboardInterrupt from None
