@@ -8,6 +8,7 @@ runs/<run_id>/checkpoints/<step>/       model.safetensors  model.json  state.pt 
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -174,10 +175,21 @@ class RunFolder:
                 return self.checkpoint(step)
         raise FileNotFoundError(f"{self.url} has no complete checkpoint")
 
-    def prune(self, keep_last: int, best: int | None) -> None:
-        """Delete all checkpoints but the last `keep_last` and the one of step `best`."""
-        for step in self.steps()[:-keep_last]:
-            if step != best:
+    def prune(self, published: int, keep_last: int, best: int | None) -> None:
+        """Delete all checkpoints but the last `keep_last` whole ones up to the one just published, and the best.
+
+        Torn ones count for nothing, and neither do later ones: the run passed over them when it was taken up again.
+
+        Args:
+            published: its step.
+            keep_last: at least 1.
+            best: step of the best; None if there is none.
+        """
+        steps = self.steps()
+        before = (step for step in reversed(steps) if step < published and _is_sealed(self.checkpoint(step)))
+        kept = {published, best, *islice(before, keep_last - 1)}
+        for step in steps:
+            if step not in kept:
                 storage.remove_folder(self.checkpoint(step))
 
 
@@ -242,6 +254,15 @@ def _one_line(error: Exception) -> str:
 def _is_whole(url: str) -> bool:
     try:
         storage.verify(url)
+    except storage.TornError:
+        return False
+    return True
+
+
+def _is_sealed(url: str) -> bool:
+    """Tell whether a checkpoint was completed, without reading it."""
+    try:
+        storage.read_manifest(url)
     except storage.TornError:
         return False
     return True

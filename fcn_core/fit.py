@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from fcn_core import checkpoint, storage
-from fcn_core.checkpoint import Epoch, Restored, RunFolder
+from fcn_core.checkpoint import Card, Epoch, Restored, RunFolder
 from fcn_core.compute import decide, make_deterministic
 from fcn_core.data.audit import Audit, class_weights
 from fcn_core.data.base import Subset
@@ -45,7 +45,7 @@ def fit(run: Run, url: str, audit: Audit, runtime: Runtime, *, loader: LoaderSet
     """
     make_deterministic(run.compute, run.seed)
     folder = RunFolder(url)
-    train_set, val_set = open_train_val(run.data)
+    train_set, val_set = together(runtime, lambda: open_train_val(run.data))
     train_set, val_set = Subset(train_set, audit.train.kept), Subset(val_set, audit.val.kept)
     order = Order(
         run.seed, len(train_set.names), run.optim.batch_size, run.optim.accumulate, runtime.rank, runtime.workers
@@ -57,16 +57,19 @@ def fit(run: Run, url: str, audit: Audit, runtime: Runtime, *, loader: LoaderSet
         training.restore(restored)
         together(runtime, lambda: _write_missing(folder, training.epochs) if runtime.rank == 0 else None)
     elif run.optim.continue_from is not None:
-        _continue(training, run.optim.continue_from)
+        _continue(training, run.optim.continue_from, runtime)
     if training.step == training.last_step and not training.unscored:
         return
     runtime.begin(training.step)
     # Every worker its part, every sample once: a DistributedSampler would repeat some to make the parts equal.
     val_share = Subset(val_set, range(runtime.rank, len(val_set.names), runtime.workers))
     steps = range(training.step, training.last_step)
-    batches = training_batches(train_set, run.data, order, steps, mean_colour(run.model.preprocessing), loader)
+    fill = mean_colour(run.model.preprocessing)
+    # Both read ahead what memory holds: a storage that is away then holds up no step.
+    batches = together(runtime, lambda: training_batches(train_set, run.data, order, steps, fill, loader))
+    val = together(runtime, lambda: preloaded(val_share, loader.memory_gib))
     with Saver(folder, train_set.classes, keep.last, runtime) as save:
-        train(training, batches, preloaded(val_share, loader.memory_gib), save, keep.every_steps)
+        train(training, batches, val, save, keep.every_steps)
 
 
 def build_network(run: Run, classes: Classes, *, fresh: bool) -> FCN:
@@ -88,10 +91,14 @@ def build_network(run: Run, classes: Classes, *, fresh: bool) -> FCN:
     return network
 
 
-def _continue(training: Training, source: str) -> None:
+def _continue(training: Training, source: str, runtime: Runtime) -> None:
     """Take over the whole state of another run; its newest checkpoint, if `source` is a run."""
-    is_checkpoint = storage.exists(storage.join(source, storage.MANIFEST))
-    restored, card = checkpoint.read(source if is_checkpoint else RunFolder(source).newest())
+
+    def read() -> tuple[Restored, Card]:
+        is_checkpoint = storage.exists(storage.join(source, storage.MANIFEST))
+        return checkpoint.read(source if is_checkpoint else RunFolder(source).newest())
+
+    restored, card = together(runtime, read)
     try:
         _check_shape(card.model, training.run.model)
         training.continue_from(restored)
@@ -109,7 +116,9 @@ def _check_shape(theirs: Model, ours: Model) -> None:
 
 def _training(run: Run, classes: Classes, audit: Audit, runtime: Runtime, order: Order, *, fresh: bool) -> Training:
     numerics = decide(run.compute, runtime.device)
-    network = build_network(run, classes, fresh=fresh).to(runtime.device).to(memory_format=numerics.memory_format)
+    # Starting weights may lie on a storage.
+    network = together(runtime, lambda: build_network(run, classes, fresh=fresh))
+    network = network.to(runtime.device).to(memory_format=numerics.memory_format)
     balance = torch.tensor(class_weights(audit.train, run.loss.class_weights), device=runtime.device)
     loss = SegmentationLoss(run.loss, balance, run.optim.batch_size)
     return Training(run, network, loss, runtime, numerics, order.steps_per_epoch)

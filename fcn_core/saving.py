@@ -124,7 +124,9 @@ class Saver:
         self._folder.save(card, weights, state)
         self._folder.write_epochs(epochs)
         best = best_epoch(epochs)
-        self._folder.prune(self._keep_last, best.step if best else None)
+        # One that is not scored yet will be published again; until that is whole, the one before is what a kill leaves.
+        keep = self._keep_last + bool(state["unscored"])
+        self._folder.prune(card.step, keep, best.step if best else None)
 
 
 def together(runtime: Runtime, work: Callable[[], _Found]) -> _Found:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, NoReturn, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -52,6 +52,15 @@ class Resources(Value):
     wait_for_nodes_s: int = Field(
         600, ge=1, description="longest that a joined cluster that is too small may take to grow"
     )
+
+    @field_validator("storage")
+    @classmethod
+    def _lasts(cls, place: str) -> str:
+        # Where Ray unpacks the code of a submitted job, which is the working directory of its driver.
+        if "://" not in place and "working_dir_files" in Path(place).resolve().parts:
+            remedy = "give --storage s3://bucket/lab, or the whole path of a folder that all nodes mount"
+            raise ValueError(f"a submitted job runs in a folder that does not outlive it: {remedy}")
+        return place
 
 
 class Launch(Resources):

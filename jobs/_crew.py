@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
@@ -19,9 +18,9 @@ from fcn_core.compute import make_deterministic
 from fcn_core.settings import Compute
 from jobs._cli import Resources
 from jobs._console import Console
-from jobs._ray import KEEP_MEMORY, causes, cluster, environment_variables, resources_per_worker
+from jobs._ray import causes, cluster, resources_per_worker
+from jobs._tasks import as_done, task_options
 
-ATTEMPTS = 3
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -119,6 +118,7 @@ class RayCrew(Crew):
         self._resources = resources
         self._stack = ExitStack()
         self._remote: Callable[[Task], Any] | None = None
+        self._asked: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -129,32 +129,19 @@ class RayCrew(Crew):
     def _made(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Arrays]]:
         if not tasks:
             return
-        import ray
-
         # Only now: what is all there needs no cluster.
         start = self._remote = self._remote or self._started()
-        waiting, running = deque(tasks), dict[Any, Task]()
         with causes("lower --occlusion.batch_size, --removal.batch_size or --size"):
-            while waiting or running:
-                while waiting and len(running) < self._resources.workers:
-                    task = waiting.popleft()
-                    running[start(task)] = task
-                (ready, *_), _ = ray.wait(list(running))
-                part = ray.get(ready)
+            for task, part in as_done(start, tasks, self._resources, self._asked):
                 # What Ray hands out cannot be written to, of which torch would warn.
-                yield running.pop(ready), {name: np.array(values) for name, values in part.items()}
+                yield task, {name: np.array(values) for name, values in part.items()}
 
     def _started(self) -> Callable[[Task], Any]:
         self._stack.enter_context(cluster(self._resources))
         import ray
 
-        asked = resources_per_worker(self._resources, self._console.say)
-        task = ray.remote(_work).options(
-            num_cpus=asked["CPU"],
-            num_gpus=asked.get("GPU", 0),
-            max_retries=ATTEMPTS,
-            runtime_env={"env_vars": environment_variables() | KEEP_MEMORY},
-        )
+        self._asked = resources_per_worker(self._resources, self._console.say)
+        task = ray.remote(_work).options(**task_options(self._asked))
         # In a list: each process fetches it once, not each task.
         shared = [ray.put(self._shared)]
         return lambda one: task.remote(shared, one, self.parts, self._resources.cpus_per_worker)

@@ -1,5 +1,6 @@
 """Starting or joining Ray."""
 
+import json
 import logging
 import os
 import socket
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fcn_core import storage
 from jobs._cli import Resources, RunFailedError
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +42,12 @@ RAY_SETTINGS = {
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Makes Ray take 127.0.0.1 for its address and bind its ports there, as it does by default on a desktop system; an
 address that is passed to `ray.init` it turns into that of the network. Ray must not have been imported before."""
+
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Where Ray tells the driver of a submitted job how it was submitted."""
+
+ANSWER_S = 300.0
+"""The longest that a node may take for a task that is nothing; for its first one it fetches our code."""
 
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "8000000000", "MALLOC_MMAP_MAX_": "0"}
 """Lets a worker keep the memory of a step for the next: handed back and fetched again it costs a tenth of its time."""
@@ -79,16 +87,23 @@ def cluster(resources: Resources) -> Iterator[None]:
 def _join(address: str) -> None:
     import ray
 
-    environment: dict[str, Any] = {"env_vars": environment_variables()}
+    environment: dict[str, Any] = {"env_vars": _not_of_the_job(environment_variables())}
     if credentials := _variables(CREDENTIALS):
         # Ray shows of a function its hash only.
         environment |= {"worker_process_setup_hook": lambda: os.environ.update(credentials)}
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+    if JOB_CONFIG not in os.environ:
         environment |= {"working_dir": str(ROOT)}
     try:
         ray.init(address=address, runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError) as error:
         raise ValueError(f"cannot reach the Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+
+
+def _not_of_the_job(variables: Mapping[str, str]) -> dict[str, str]:
+    """Leave out what a job was submitted with: its workers have that anyway, and Ray refuses to be told twice."""
+    environment = json.loads(os.environ.get(JOB_CONFIG, "{}")).get("runtime_env") or {}
+    known = environment.get("env_vars") or {}
+    return {name: value for name, value in variables.items() if name not in known}
 
 
 def _start(cpus: int) -> None:
@@ -115,6 +130,52 @@ def _check_address(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
         raise ValueError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
+
+
+def check_reach(url: str) -> None:
+    """Refuse a file of this machine that not every node of a joined cluster finds as it is here.
+
+    Workers would write to disks of their own, and what they trained would be found by nobody.
+
+    Raises:
+        ValueError: a node does not; the message says which.
+        RunFailedError: a node does not answer.
+    """
+    if "RAY_ADDRESS" not in os.environ or not storage.is_local(url):
+        return
+    contents = Path(url).read_bytes()
+    if blind := [node for node, found in _on_each_node(url).items() if found != contents]:
+        remedy = "give --storage s3://bucket/lab, or a folder that all nodes mount"
+        raise ValueError(f"{Path(url).parent} is not the same folder on node {', '.join(blind)} as here: {remedy}")
+
+
+def _on_each_node(path: str) -> dict[str, bytes | None]:
+    """Return what each node that lives finds in a file, by its address; None where there is none."""
+    import ray
+    from ray.exceptions import GetTimeoutError, NodeDiedError, TaskUnschedulableError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def look() -> bytes | None:
+        # Sent as it stands, it makes no node load our packages, which takes seconds.
+        return Path(path).read_bytes() if Path(path).exists() else None
+
+    task = ray.remote(look)
+    asked = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            address = node["NodeManagerAddress"]
+            asked[f"{address} ({node['NodeID'][:8]})"] = task.options(num_cpus=0, scheduling_strategy=there).remote()
+    found = {}
+    for node, answer in asked.items():
+        try:
+            found[node] = ray.get(answer, timeout=ANSWER_S)
+        except (NodeDiedError, TaskUnschedulableError):
+            # Lost in the meantime, it is no place for a worker.
+            continue
+        except GetTimeoutError as error:
+            raise RunFailedError(f"node {node} has not answered for {ANSWER_S:.0f} s") from error
+    return found
 
 
 def environment_variables() -> dict[str, str]:

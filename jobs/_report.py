@@ -17,6 +17,7 @@ from fcn_core.metrics.confusion import confusion
 from fcn_core.metrics.rules import Rule, scores
 from fcn_core.predict import Predictor
 from fcn_core.settings import Run
+from jobs._cli import RunFailedError
 from jobs._console import Console, percent
 from jobs._curves import draw_curves
 
@@ -24,12 +25,17 @@ NUM_PREDICTIONS = 5
 
 
 def report(url: str, audited: Audit, run: Run, console: Console) -> None:
-    """Draw the figures of a finished run into its folder, and say where everything is and what to do next."""
+    """Draw the figures of a finished run into its folder, and say where everything is and what to do next.
+
+    Raises:
+        RunFailedError: nothing of it is there.
+    """
     folder = RunFolder(url)
     epochs = folder.read_epochs()
     best = best_epoch(epochs)
     if best is None:
-        return
+        remedy = "give --storage s3://bucket/lab, or a folder that all nodes mount"
+        raise RunFailedError(f"the run has ended, but {url} has no epochs: its workers wrote elsewhere; {remedy}")
     val = Subset(open_train_val(run.data)[1], audited.val.kept)
     rule = Rule().describe(len(val.classes))
     with tempfile.TemporaryDirectory() as name:

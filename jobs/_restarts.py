@@ -56,7 +56,11 @@ class Restarts:
         self._furthest: int | None = None
 
     def note(self, item: object) -> None:
-        """Take note of something that was on the board."""
+        """Take note of something that was on the board.
+
+        Raises:
+            OSError: it could not be written; the next note writes it too.
+        """
         match item:
             case Progress():
                 self._furthest = max(item.step, self._furthest or 0)
@@ -69,15 +73,16 @@ class Restarts:
                 return
 
     def _began(self, step: int) -> None:
-        if self._cause is not None:
-            again = None if self._furthest is None else max(0, self._furthest - step)
-            number = len(self.before) + len(self.now) + 1
-            time = datetime.now(UTC).isoformat(timespec="seconds")
-            restart = Restart(restart=number, time=time, cause=self._cause, resumed_at=step, steps_again=again)
-            self.now.append(restart)
-            lines = "".join(one.model_dump_json() + "\n" for one in [*self.before, *self.now])
-            storage.write_bytes(storage.join(self._folder.url, RESTARTS), lines.encode())
+        cause, furthest = self._cause, self._furthest
         self._cause, self._furthest = None, step
+        if cause is None:
+            return
+        again = None if furthest is None else max(0, furthest - step)
+        number = len(self.before) + len(self.now) + 1
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        self.now.append(Restart(restart=number, time=time, cause=cause, resumed_at=step, steps_again=again))
+        lines = "".join(one.model_dump_json() + "\n" for one in [*self.before, *self.now])
+        storage.write_bytes(storage.join(self._folder.url, RESTARTS), lines.encode())
 
 
 class TellRestarts(ControllerCallback):  # type: ignore[misc] # Ray's classes have no types here.
@@ -163,4 +168,6 @@ def _what(error: Exception, timeout_s: int) -> str:
         return f"did not answer for {timeout_s} s (timeout_s)"
     if _consequence(error) == 2:
         return f"waited for another for {timeout_s} s (timeout_s): that one hangs or is too slow"
+    if _consequence(error) == 3:
+        return "lost its connection to another, whose process or node is gone"
     return f"failed: {last_line(error)}"

@@ -16,7 +16,7 @@ from jobs._storage_check import Finding, look_over
 class StorageCommand(Settings):
     """Check a storage, or repair it: remove what crashes left, which no reader trusts. A whole checkpoint always stays.
 
-    Exit codes: 0 if all is whole, 1 if something is broken (after a repair: still), 2 for a mistake.
+    Exit codes: 0 if what may be looked at is whole, 1 if something is broken (after a repair: still), 2 for a mistake.
     """
 
     model_config = FROM_OUTSIDE
@@ -55,6 +55,8 @@ def _work(url: str, command: StorageCommand, console: Console) -> bool:
             console.say(f"unfinished  {finding.url}: {finding.what}; young enough to be written still")
             continue
         left += not _settle(finding, young, command, console)
+    for refusal in look.refused:
+        console.say(f"unknown     {refusal}")
     console.say(f"{look.sealed} sealed folders and {look.entries} champion entries looked at in {url}; {left} broken")
     return left > 0
 

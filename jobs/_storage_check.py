@@ -44,6 +44,8 @@ class Look(NamedTuple):
     findings: tuple[Finding, ...]
     sealed: int
     entries: int
+    refused: tuple[str, ...]
+    """What the storage does not let one look at, and why."""
 
 
 def look_over(url: str, *, quick: bool, progress: Progress) -> Look:
@@ -56,17 +58,28 @@ def look_over(url: str, *, quick: bool, progress: Progress) -> Look:
     """
     files = walk(url)
     folders = _sealed(files)
-    findings = [*_uploads(url), *_partial(url, files)]
+    refused: list[str] = []
+    findings = [*_allowed(_uploads(url), refused), *_partial(url, files)]
     for done, folder in enumerate(folders, start=1):
-        findings += _folder(storage.join(url, folder) if folder else url, folders[folder], quick=quick)
+        place = storage.join(url, folder) if folder else url
+        findings += _allowed(_folder(place, folders[folder], quick=quick), refused)
         progress(done, len(folders))
     entries = [match for path in files if (match := _ENTRY.fullmatch(path)) and storage.PARTIAL not in path]
     torn = {finding.url for finding in findings}
-    findings += [one for match in entries for one in _entry(url, match, files[match[0]], torn)]
-    findings += [
-        one for path in files if path.rpartition("/")[2] == "epochs.jsonl" for one in _epochs(url, path, files)
-    ]
-    return Look(tuple(findings), len(folders), len(entries))
+    for match in entries:
+        findings += _allowed(_entry(url, match, files[match[0]], torn), refused)
+    for path in files:
+        if path.rpartition("/")[2] == "epochs.jsonl":
+            findings += _allowed(_epochs(url, path, files), refused)
+    return Look(tuple(findings), len(folders), len(entries), tuple(refused))
+
+
+def _allowed(findings: Iterable[Finding], refused: list[str]) -> Iterator[Finding]:
+    """Go through findings as long as the storage lets one look, and add to `refused` why it does not."""
+    try:
+        yield from findings
+    except storage.RefusedError as error:
+        refused.append(str(error))
 
 
 def _uploads(url: str) -> Iterator[Finding]:

@@ -11,15 +11,17 @@ import logging
 import os
 import shlex
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
 
 from pydantic import Field
 
-from jobs._cli import ENVIRONMENT_ONLY, FAILED, FROM_OUTSIDE, INTERRUPTED, OF_SERVICES, Settings, exit_codes, fail, read
+from jobs._cli import FAILED, FROM_OUTSIDE, INTERRUPTED, OF_SERVICES, Settings, exit_codes, fail, read
 from jobs._ray import ROOT
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ DRAIN_S = 5.0
 """How long the rest of the log is waited for once a job has ended; that of a dead node never comes."""
 PATIENCE_S = 60.0
 """How long a cluster that answered before may be silent."""
+DEADLINE_S = 30.0
+"""For one answer; a head that freezes behind a tunnel keeps its connections open and says nothing."""
 CHATTY = ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env")
 """Loggers that tell of each file that is not uploaded and each connection that is closed."""
 DASHBOARD = "http://127.0.0.1:8265"
@@ -99,7 +103,7 @@ def parse(arguments: Sequence[str]) -> tuple[SubmitCommand, Task]:
 
 def _settings(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the settings in the environment that are those of jobs and hold on any machine."""
-    stay = ENVIRONMENT_ONLY | {f"FCN_{name.upper()}" for name in SubmitCommand.model_fields}
+    stay = {"FCN_CACHE", "FCN_CACHE_GIB"} | {f"FCN_{name.upper()}" for name in SubmitCommand.model_fields}
     ours = {name: value for name, value in environment.items() if name.startswith("FCN_")}
     return {name: ours[name] for name in ours if not name.startswith(OF_SERVICES) and name not in stay}
 
@@ -118,14 +122,20 @@ def connect(address: str) -> "JobSubmissionClient":
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    class WithDeadline(JobSubmissionClient):  # type: ignore[misc] # mypy does not look at Ray.
+        """Ray's client would wait for ever."""
+
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:  # noqa: ANN401 -- as Ray has them.
+            return super()._do_request(method, endpoint, timeout=DEADLINE_S, **options)
+
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        return JobSubmissionClient(address)
+        return WithDeadline(address)
     except AuthenticationError as error:
         remedy = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, to the cluster's"
         raise ValueError(f"the cluster at {address} wants its token: {remedy}") from error
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"no Ray cluster answers at {address}: {reason}; give --address, or start one") from error
 
@@ -194,7 +204,7 @@ async def _details(client: "JobSubmissionClient", job: str) -> "JobDetails":
     since = time.monotonic()
     while True:
         try:
-            return await asyncio.to_thread(client.get_job_info, job)
+            return await _asked(client, job)
         except (OSError, RuntimeError) as error:
             if time.monotonic() - since > PATIENCE_S:
                 silent = f"the cluster is silent for {PATIENCE_S:.0f} s ({_last_line(str(error))})"
@@ -202,6 +212,29 @@ async def _details(client: "JobSubmissionClient", job: str) -> "JobDetails":
                 print(f"error: {silent}; {unknown}", file=sys.stderr)
                 raise SystemExit(FAILED) from error
         await asyncio.sleep(POLL_S)
+
+
+async def _asked(client: "JobSubmissionClient", job: str) -> "JobDetails":
+    """Ask what has become of a job, in a thread that nobody waits for: Ctrl-C ends the command at once."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[JobDetails] = loop.create_future()
+
+    def settle(setter: Callable[[Any], None], found: object) -> None:
+        if not answer.done():
+            setter(found)
+
+    def ask() -> None:
+        setter: Callable[[Any], None]
+        try:
+            setter, found = answer.set_result, client.get_job_info(job)
+        except Exception as error:
+            setter, found = answer.set_exception, error
+        # The loop may be closed by now.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, setter, found)
+
+    threading.Thread(target=ask, daemon=True).start()
+    return await answer
 
 
 async def _show_log(client: "JobSubmissionClient", job: str, show: Callable[[str], None]) -> None:
@@ -217,7 +250,7 @@ async def _show_log(client: "JobSubmissionClient", job: str, show: Callable[[str
                 passed += len(text)
                 shown = max(shown, passed)
                 show(new)
-            if (await asyncio.to_thread(client.get_job_info, job)).status.is_terminal():
+            if (await _asked(client, job)).status.is_terminal():
                 return
         except (OSError, RuntimeError, aiohttp.ClientError):
             # Whether the job still runs is for `follow` to find out.

@@ -1,12 +1,10 @@
 """Sweeps: many runs over a space of settings, chosen by a search and cut short by a scheduler."""
 
-import fcntl
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -17,13 +15,14 @@ from fcn_core.data.batches import Order
 from fcn_core.data.catalogue import open_train_val
 from fcn_core.registry.version import Name
 from fcn_core.settings import Run, override
+from jobs._alone import LOCK, alone
 from jobs._cli import FROM_OUTSIDE, Command, Job, Launch, Resources, RunFailedError, as_yaml, exit_codes, read_job
 from jobs._console import Console
 from jobs._evaluate import command_for
 from jobs._metric import MEAN_IOU, metric_of
 from jobs._population import changeable, check_changeable
 from jobs._promote import PromoteCommand, promote_run
-from jobs._ray import cluster, resources_per_worker, room_for
+from jobs._ray import check_reach, cluster, resources_per_worker, room_for
 from jobs._space import as_searches, default_space, with_searches
 from jobs._study import Member, Place, Status, Study, Sweep
 from jobs._sweep_board import SweepBoard
@@ -86,14 +85,15 @@ def sweep(command: SweepCommand, job: Job, console: Console) -> str:
     """Run the trials of a sweep, and return the URL of its folder.
 
     Raises:
-        ValueError: a setting, the space or the data are wrong.
+        ValueError: a setting, the space or the data are wrong, or another process carries out the sweep.
         RunFailedError: a trial failed, or the cluster can never hold one.
     """
-    asked, launch = asked_for(command, job.run), job.launch
+    # Trials have another working directory.
+    root = storage.absolute(job.launch.storage)
+    asked, launch = asked_for(command, job.run), job.launch.model_copy(update={"storage": root})
     _check(asked, command)
     classes = open_train_val(asked.run.data)[0].classes
     metric = metric_of(asked.metric, classes, last=asked.by_last_epoch)
-    root = storage.absolute(launch.storage)
     url = storage.join(root, "sweeps", asked.sweep_id)
     console.say(f"sweep {asked.sweep_id} in {url}")
     console.say(
@@ -103,13 +103,14 @@ def sweep(command: SweepCommand, job: Job, console: Console) -> str:
         if place is not None:
             storage.check_access(place)
     audits = _audit(asked, launch, console)
-    with _alone(url):
+    with alone(url, f"sweep {asked.sweep_id}", console.say):
         study = Study(asked, Place(url), storage.join(root, "runs"), command.trials, metric)
         if study.outcomes:
             console.say(f"{len(study.outcomes)} runs of this sweep have ended before")
         is_over = study.remaining == 0
         if not is_over:
             with cluster(launch):
+                check_reach(storage.join(url, LOCK))
                 _run_trials(study, launch, audits, command, console)
         # On a new Ray: runs that a budget cut off have left their CPUs taken in the old one.
         with nullcontext() if is_over else cluster(launch):
@@ -208,21 +209,6 @@ def _promote(study: Study, run_id: str | None, model: str, launch: Launch, conso
     resources = {name: getattr(launch, name) for name in Resources.model_fields}
     entry = promote_run(PromoteCommand(run=run_id, model=model, evaluation=evaluation, **resources), console)
     console.say(f"champion     {model}/{entry.version}: {entry.reason}")
-
-
-@contextmanager
-def _alone(url: str) -> Iterator[None]:
-    """Let no other process carry out the sweep at `url` on the same machine; the lock ends with the process."""
-    if not storage.is_local(url):
-        yield
-        return
-    Path(url).mkdir(parents=True, exist_ok=True)
-    with (Path(url) / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError("this sweep goes on in another process: wait for it or stop it") from None
-        yield
 
 
 def _run_trials(study: Study, launch: Launch, audits: Sequence[Audit], command: SweepCommand, console: Console) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from itertools import cycle
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,18 +10,22 @@ import torch
 from numpy.typing import NDArray
 
 from fcn_core.compute import make_deterministic
+from fcn_core.data.base import Dataset
 from fcn_core.data.catalogue import open_split
 from fcn_core.evaluation import Part, evaluate
 from fcn_core.predict import Inference, Predictor
 from fcn_core.settings import Compute, Data
 from jobs._cli import Resources
 from jobs._console import Console
-from jobs._ray import KEEP_MEMORY, causes, cluster, environment_variables, resources_per_worker
+from jobs._ray import causes, cluster, resources_per_worker
+from jobs._tasks import as_done, task_options
 
 MOST_AT_ONCE = 16
 """Images that a worker is given at once."""
-ATTEMPTS = 3
 REMEDY = "give --tile, such as --tile 512"
+
+
+CarryOut = Callable[[Callable[..., Any], Sequence[Any]], Iterator[tuple[Any, Any]]]
 
 
 class Images(NamedTuple):
@@ -33,35 +37,56 @@ class Images(NamedTuple):
     """In the split."""
 
 
-class Worker:
-    """An actor with a network of its own. What it returns depends on the image alone, so any worker may do it again."""
+class Work(NamedTuple):
+    """What all tasks of an evaluation have in common."""
 
-    def __init__(self, checkpoint: str, data: Data, split: str, inference: Inference, threads: int) -> None:
-        import ray
+    checkpoint: str
+    data: Data
+    split: str
+    inference: Inference
+    threads: int
 
+    def open(self) -> tuple[Predictor, Dataset]:
+        """Return network and images, which a process loads once."""
         # Sums in a convolution may depend on the number of threads: every worker has the same, however many there are.
-        torch.set_num_threads(threads)
+        torch.set_num_threads(self.threads)
         make_deterministic(Compute(), seed=0)
-        self.predictor = Predictor.load(checkpoint, "cuda" if ray.get_gpu_ids() else "cpu")
-        self.dataset = open_split(data, split)
-        self.inference = inference
+        return _opened(self.checkpoint, self.data, self.split)
 
-    def evaluate(self, indexes: Sequence[int]) -> Part:
-        """Evaluate some images."""
-        return evaluate(self.predictor, self.dataset, indexes, self.inference)
 
-    def labels(self, index: int) -> NDArray[np.uint8]:
-        """Return the predicted labels (H, W) of an image."""
-        found: NDArray[np.uint8] = self.predictor.labels(self.dataset.read(index).image, self.inference).cpu().numpy()
-        return found
+def evaluate_images(work: Work, indexes: Sequence[int]) -> Part:
+    """Evaluate some images; that depends on the images alone, so that any worker may do it again."""
+    return evaluate(*work.open(), indexes, work.inference)
+
+
+def predict_labels(work: Work, index: int) -> NDArray[np.uint8]:
+    """Return the predicted labels (H, W) of an image."""
+    predictor, dataset = work.open()
+    found: NDArray[np.uint8] = predictor.labels(dataset.read(index).image, work.inference).cpu().numpy()
+    return found
+
+
+@lru_cache(maxsize=1)
+def _opened(checkpoint: str, data: Data, split: str) -> tuple[Predictor, Dataset]:
+    import ray
+
+    return Predictor.load(checkpoint, "cuda" if ray.get_gpu_ids() else "cpu"), open_split(data, split)
 
 
 class Team:
-    """The workers of an evaluation."""
+    """The workers of an evaluation.
 
-    def __init__(self, actors: Sequence[Any], indexes: Sequence[int]) -> None:
-        self._actors = list(actors)
+    Args:
+        carry_out: does a function of `Work` and one argument for each argument, and yields arguments with results as
+            they are done.
+        indexes: of the images, in the split.
+        workers: how many there are.
+    """
+
+    def __init__(self, carry_out: CarryOut, indexes: Sequence[int], workers: int) -> None:
+        self._carry_out = carry_out
         self._indexes = indexes
+        self._workers = workers
 
     def evaluate(self, console: Console) -> Iterator[Part]:
         """Evaluate every image once, and yield parts as they are done.
@@ -70,14 +95,11 @@ class Team:
             ValueError: an image cannot be read.
             RunFailedError: workers were lost too often, or are out of memory.
         """
-        from ray.util import ActorPool
-
-        num_images = len(self._indexes)
-        size = min(MOST_AT_ONCE, -(-num_images // (4 * len(self._actors))))
-        chunks = [self._indexes[start : start + size] for start in range(0, num_images, size)]
-        pool, done = ActorPool(self._actors), 0
+        num_images, done = len(self._indexes), 0
+        size = min(MOST_AT_ONCE, -(-num_images // (4 * self._workers)))
+        chunks = [tuple(self._indexes[start : start + size]) for start in range(0, num_images, size)]
         with causes(REMEDY):
-            for part in pool.map_unordered(lambda actor, chunk: actor.evaluate.remote(chunk), chunks):
+            for _, part in self._carry_out(evaluate_images, chunks):
                 done += len(part.images)
                 console.count("evaluating, image", done, num_images)
                 yield part
@@ -85,11 +107,10 @@ class Team:
 
     def labels(self, places: Sequence[int]) -> list[NDArray[np.uint8]]:
         """Return the predicted labels of the images at some places among those evaluated."""
-        import ray
-
-        actors = cycle(self._actors)
+        indexes = [self._indexes[place] for place in places]
         with causes(REMEDY):
-            return list(ray.get([next(actors).labels.remote(self._indexes[place]) for place in places]))
+            found = dict(self._carry_out(predict_labels, indexes))
+        return [found[index] for index in indexes]
 
 
 Start = Callable[[Resources, str, Images, Inference, Console], AbstractContextManager[Team]]
@@ -100,22 +121,15 @@ Start = Callable[[Resources, str, Images, Inference, Console], AbstractContextMa
 def team(
     resources: Resources, checkpoint: str, images: Images, inference: Inference, console: Console
 ) -> Iterator[Team]:
-    """Start workers on the Ray cluster that is there or made, and end them with the block."""
+    """Give a team on the Ray cluster that is there or made."""
     with cluster(resources):
         import ray
 
         asked = resources_per_worker(resources, console.say)
-        actor = ray.remote(Worker).options(
-            num_cpus=asked["CPU"],
-            num_gpus=asked.get("GPU", 0),
-            max_restarts=ATTEMPTS,
-            max_task_retries=ATTEMPTS,
-            runtime_env={"env_vars": environment_variables() | KEEP_MEMORY},
-        )
-        settings = (checkpoint, images.data, images.split, inference, resources.cpus_per_worker)
-        actors = [actor.remote(*settings) for _ in range(resources.workers)]
-        try:
-            yield Team(actors, images.indexes)
-        finally:
-            for one in actors:
-                ray.kill(one)
+        work = Work(checkpoint, images.data, images.split, inference, resources.cpus_per_worker)
+
+        def carry_out(function: Callable[[Work, Any], Any], arguments: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+            task = ray.remote(function).options(**task_options(asked))
+            return as_done(lambda argument: task.remote(work, argument), arguments, resources, asked)
+
+        yield Team(carry_out, images.indexes, resources.workers)

@@ -21,10 +21,11 @@ from fcn_core.metrics.rules import Rule
 from fcn_core.optim import mean_from_sum
 from fcn_core.settings import Run, Stride
 from fcn_core.training import NonFiniteLossError, PreemptedError
+from jobs._alone import LOCK, alone
 from jobs._cli import Job, Launch, RunFailedError, as_yaml, exit_codes, parse
 from jobs._console import Console
 from jobs._metrics import RunMetrics
-from jobs._ray import KEEP_MEMORY, cluster, environment_variables, resources_per_worker
+from jobs._ray import KEEP_MEMORY, check_reach, cluster, environment_variables, resources_per_worker
 from jobs._report import report
 from jobs._tracking import check_tracking, tracking
 
@@ -51,7 +52,7 @@ def run_job(job: Job, console: Console) -> tuple[str, Audit]:
     """Train a run to its end, and return the URL of its folder and what the audit found.
 
     Raises:
-        ValueError: a setting, the data or the weights are wrong.
+        ValueError: a setting, the data or the weights are wrong, or another process trains the run.
         FileNotFoundError: data or weights are not there.
         NonFiniteLossError: the loss diverged.
         RunFailedError: workers were lost too often.
@@ -64,9 +65,11 @@ def run_job(job: Job, console: Console) -> tuple[str, Audit]:
         if place is not None:
             storage.check_access(place)
     audited = check(run, launch, console)
-    write_run(RunFolder(url), run, audited)
-    with cluster(launch):
-        train_on_cluster(run, launch, url, audited, console)
+    with alone(url, f"run {run.run_id}", console.say):
+        write_run(RunFolder(url), run, audited)
+        with cluster(launch):
+            check_reach(storage.join(url, LOCK))
+            train_on_cluster(run, launch, url, audited, console)
     return url, audited
 
 
@@ -150,7 +153,7 @@ def train_on_cluster(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from jobs._restarts import Restarts, TellRestarts, cause_of, describe
+    from jobs._restarts import Restarts, TellRestarts, cause_of, describe, last_line
     from jobs._runtime import HeedSigterm
     from jobs._watch import Watch, sigterm_sets, start_board
 
@@ -186,10 +189,10 @@ def train_on_cluster(
             failure = trainer.fit().return_value
         except ray.train.TrainingFailedError as error:
             last = cause_of(error, launch.timeout_s)
-            raise RunFailedError(f"training failed {launch.max_failures + 1} times, last: {last}") from error
-        except ray.exceptions.RayActorError as error:
-            lost = "the process that directs the workers was lost: the same command again goes on"
-            raise RunFailedError(lost) from error
+            # Ray counts workers that are lost and those that cannot be set up apart: a number here would be one of two.
+            raise RunFailedError(f"training failed for good, last: {last}") from error
+        except ray.exceptions.RayError as error:
+            raise RunFailedError(f"the node of this command was lost, or its Ray: {last_line(error)}") from error
         except SystemExit:
             # Ray's own handler of Ctrl-C leaves so, with exit code 0.
             raise KeyboardInterrupt from None

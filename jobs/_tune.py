@@ -27,6 +27,7 @@ from fcn_core.data.audit import Audit
 from fcn_core.metrics.rules import Scores
 from fcn_core.settings import Run
 from fcn_core.training import NonFiniteLossError
+from jobs._alone import alone
 from jobs._cli import Launch
 from jobs._console import Console
 from jobs._metric import Metric
@@ -43,6 +44,8 @@ class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
 METRIC = "score"
 CONTROLLER = "controller"
 """Beside the numbers of an epoch: the handle of the actor that directs the workers, as long as they are at work."""
+ENDING_S = 60.0
+"""How long a trial waits for one of the same run that outlives its sweep for a moment."""
 ABORT_S = 60.0
 """The longest that the workers of a stopped run are waited for."""
 FREE_EVERY_S = 2.0
@@ -109,7 +112,8 @@ def _train(run: Run, launch: Launch, audits: Sequence[Audit], metric: Metric, *,
         seen.append(epoch.scores)
         tune.report({**_numbers(epoch), METRIC: metric.of(seen) or 0.0})
     if not ended:
-        with _forwarding() as queue:
+        # Sweeps that differ in how they search may have runs in common.
+        with alone(url, f"run {run.run_id}", console.say, ENDING_S), _forwarding() as queue:
             train_on_cluster(run, launch, url, audited, console, [_Report(metric, seen, queue)])
 
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import ray
+from ray.exceptions import RayError
 
 from fcn_core.checkpoint import Epoch
 from fcn_core.training import Progress
@@ -22,6 +23,8 @@ from jobs._ray import on_this_node
 from jobs._restarts import Lost, Restarts
 
 LOOK_EVERY_S = 1.0
+END_S = 10.0
+"""How long the end of a run waits for what is still to be shown."""
 
 
 def start_board() -> Any:
@@ -31,7 +34,7 @@ def start_board() -> Any:
 
 
 class Watch:
-    """A thread that looks at the board while the block runs.
+    """Looks at the board and passes a stop on while the block runs, each in a thread: what shows may have to wait.
 
     Args:
         board: handle of the board.
@@ -53,32 +56,52 @@ class Watch:
         self._new_epoch = new_epoch
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
+        self._unkept = False
 
     def __enter__(self) -> Self:
         self._thread.start()
+        threading.Thread(target=self._pass_on, daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._done.set()
-        self._thread.join(timeout=10)
+        self._thread.join(timeout=END_S)
         self._metrics.end()
         self._console.done()
+
+    def _pass_on(self) -> None:
+        while not self.stop.wait(LOOK_EVERY_S):
+            if self._done.is_set():
+                return
+        self._board.stop.remote()
 
     def _look(self) -> None:
         last = False
         while not last:
             last = self._done.wait(LOOK_EVERY_S)
-            if self.stop.is_set():
-                self._board.stop.remote()
-            items = [pickle.loads(item) for item in ray.get(self._board.take.remote())]  # noqa: S301  # nosec B301
+            try:
+                taken = ray.get(self._board.take.remote())
+            except RayError:
+                # Lost with the node of this process; whoever waits for the workers says so.
+                return
+            items = [pickle.loads(item) for item in taken]  # noqa: S301  # nosec B301
             newest = max((place for place, item in enumerate(items) if isinstance(item, Progress)), default=None)
             for place, item in enumerate(items):
-                self._restarts.note(item)
+                self._note(item)
                 # Workers tell of each step; people see the last.
                 if not isinstance(item, Progress) or place == newest:
                     self._show(item)
+
+    def _note(self, item: object) -> None:
+        """Keep the record; a storage that is away or refuses ends neither the run nor what is shown of it."""
+        try:
+            self._restarts.note(item)
+        except OSError as error:
+            if not self._unkept:
+                self._console.say(f"the record of restarts cannot be kept: {error}")
+            self._unkept = True
 
     def _show(self, item: object) -> None:
         if isinstance(item, Lost):

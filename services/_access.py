@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from fastapi import Request
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import AwareDatetime, Field
 
 from fcn_core import storage
 from fcn_core.settings import Value
@@ -104,13 +104,14 @@ class Access:
         return self._url is not None
 
     def refresh(self) -> None:
-        """Read the tokens again. If that fails, those from before stay; their expiry counts on."""
+        """Read the tokens again. If that fails, however, those from before stay; their expiry counts on."""
         if self._url is None:
             return
         try:
             self._tokens = Tokens.read(self._url)
-        except (OSError, ValidationError) as error:
-            log.warning("tokens cannot be read again: %s", error)
+        except Exception:
+            # The clients of the stores raise errors of their own, which have no base in common.
+            log.exception("tokens cannot be read again")
 
     def owner(self, request: Request) -> str:
         """Return who asks.

@@ -12,6 +12,7 @@ from services._envelope import enveloped
 from services._pages import page_router
 from services._problems import Problem, respond
 from services._schemas import Segmentation, Segmentations
+from services._sending import Sending
 from services._service import Service
 
 _SUMMARY = "Segment images with the champion of a model"
@@ -37,6 +38,7 @@ def create_app(service: Service, *, echo_request_id: bool = True) -> FastAPI:
     for router in routers:
         app.include_router(router)
     app.add_middleware(_Door, service=service)
+    app.add_middleware(Sending, within_s=service.settings.deadline_s)
     return enveloped(
         app,
         _SUMMARY,
@@ -56,7 +58,7 @@ class _Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         paths = (path for path in (_segment.SEGMENT, _segment.BATCH) if scope.get("path", "").endswith(path))
         path = next(paths, None)
-        if path and scope["method"] == "POST":
+        if path and scope["type"] == "http" and scope["method"] == "POST":
             try:
                 self._service.stages.check_room()
             except Problem as problem:

@@ -1,6 +1,7 @@
 """What every request and response of a service carries, and what its description says of all routes."""
 
 import asyncio
+import logging
 import re
 import uuid
 from collections.abc import Sequence
@@ -9,14 +10,24 @@ from importlib.metadata import version as version_of
 from time import perf_counter
 from typing import Any, Protocol
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services._problems import GONE, SECURITY_HEADERS, ProblemDetails, handle_problems
+from services._problems import (
+    GONE,
+    REJECTIONS,
+    SECURITY_HEADERS,
+    Problem,
+    ProblemDetails,
+    handle_problems,
+    respond,
+)
+
+log = logging.getLogger(__name__)
 
 REQUEST_ID = "X-Request-ID"
 
@@ -48,9 +59,8 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         start, status = perf_counter(), 500
-        asked = Headers(scope=scope).get(REQUEST_ID, "")
-        request_id = asked if re.fullmatch(r"[\w.:-]{1,128}", asked) else str(uuid.uuid4())
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id = self._id(Headers(scope=scope).get(REQUEST_ID, ""))
 
         async def send_in_envelope(message: Message) -> None:
             nonlocal status
@@ -64,15 +74,39 @@ class Envelope:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_in_envelope)
+            await self._answer(scope, receive, send_in_envelope)
         except asyncio.CancelledError:
             # Serve's way to say that the client is gone.
-            status = GONE
-            self._counting.rejected("disconnected")
+            status, state["rejection"] = GONE, REJECTIONS[GONE]
             raise
         finally:
             route = getattr(scope.get("route"), "path", "none")
             self._counting.answered(scope["method"], route, status, perf_counter() - start)
+            if rejection := state.get("rejection"):
+                self._counting.rejected(rejection)
+
+    def _id(self, asked: str) -> str:
+        # Serve sends back whatever it got: problems must name the same.
+        is_fine = re.fullmatch(r"[\w.:-]{1,128}", asked) if self._echo else asked
+        return asked if is_fine else str(uuid.uuid4())
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the application answer, and answer in its place where it fails before it began."""
+        has_begun = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except Exception:
+            log.exception("request %s failed", scope["state"]["request_id"])
+            if has_begun:
+                raise
+            failed = Problem(500, "the service failed; its log says why, under this request_id")
+            await respond(Request(scope), failed)(scope, receive, send)
 
 
 def enveloped(

@@ -11,8 +11,9 @@ from services._problems import Problem
 from services._settings import Serving
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-MAX_SCANS = 100
-"""Of a JPEG. Each passes over all pixels: a megabyte can hold thousands. Cameras and encoders write 1 to 12."""
+USUAL_SCANS, MAX_SCANS = 12, 100
+"""Of a JPEG. Each passes over all pixels: a megabyte can hold thousands. Cameras and encoders write 1 to 12, so that
+these are allowed at any size; a small image may have more, as long as all together pass over no more pixels."""
 
 
 def decode(contents: bytes, settings: Serving, name: str = "the image") -> Pixels:
@@ -53,5 +54,6 @@ def _check_header(contents: bytes, settings: Serving, name: str) -> None:
     if frames > 1:
         raise Problem(422, f"{name} is animated ({frames} frames): send one picture")
     # Within compressed data the byte 0xff is always followed by another than this.
-    if contents.startswith(b"\xff\xd8") and contents.count(b"\xff\xda") > MAX_SCANS:
-        raise Problem(422, f"{name} is a JPEG of more than {MAX_SCANS} scans: save it anew")
+    most = min(MAX_SCANS, USUAL_SCANS * settings.max_pixels // max(1, width * height))
+    if contents.startswith(b"\xff\xd8") and contents.count(b"\xff\xda") > most:
+        raise Problem(422, f"{name} is a JPEG of more than {most} scans: save it anew")

@@ -26,7 +26,7 @@ class Metrics:
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
         self._stages = Histogram(
-            "fcn_stage_seconds", "Time of an image in a stage, waiting included", ["stage"],
+            "fcn_stage_seconds", "Time of an image in a stage, without waiting for it", ["stage"],
             buckets=_SECONDS, registry=registry,
         )  # fmt: skip
         self._images = Histogram(

@@ -3,11 +3,9 @@
 import logging
 from typing import NamedTuple
 
-import torch
-
 from fcn_core import storage
 from fcn_core.predict import Inference, Predictor
-from fcn_core.registry.checks import example, finite
+from fcn_core.registry.checks import PASSING, example, finite
 from fcn_core.registry.store import MODELS, Entry, Registry
 from fcn_core.registry.version import Version, one_line
 from services._problems import Problem
@@ -63,7 +61,8 @@ class Models:
             raise FileNotFoundError(f"{self.name} in {self._registry.url} has no champion to serve: {reasons}")
         self.champion: Served = champion
         """The version that answers if none is named."""
-        self._pinned: dict[int, Served] = {number: self._load(number, None) for number in settings.versions}
+        number = champion.version.facts.version
+        self._pinned = {one: champion if one == number else self._load(one, None) for one in settings.versions}
 
     @property
     def refused(self) -> tuple[str, ...]:
@@ -123,7 +122,7 @@ class Models:
             return None
 
     def _load(self, number: int, manifest: str | None) -> Served:
-        """Load a version and put it to the proof, which warms it up too. What the storage raises may pass."""
+        """Load a version and put it to the proof, which warms it up too. What is `PASSING` may be over next time."""
         label = f"{self.name}/{number}"
         try:
             version = self._registry.read(self.name, number, manifest)
@@ -131,7 +130,7 @@ class Models:
             raise RefusedError(f"{label}: {one_line(error)}") from error
         try:
             predictor, image = Predictor.load(version.url, self._device), version.example().image
-        except (OSError, torch.OutOfMemoryError):
+        except PASSING:
             raise
         except Exception as error:
             # Whatever a damaged file does to what reads it.

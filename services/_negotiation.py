@@ -20,6 +20,11 @@ class _Range(NamedTuple):
     parameters: Mapping[str, str]
     quality: float
 
+    @property
+    def exactness(self) -> int:
+        """How exactly it says what is meant."""
+        return (self.type != "*") + (self.subtype != "*")
+
     def allows(self, offered: str) -> bool:
         """Tell whether it names an offered media type, with all of its parameters."""
         kind, *parameters = offered.split(";")
@@ -38,11 +43,15 @@ def negotiate(accept: str | None, offered: Sequence[str]) -> str:
         Problem: none is wanted (406).
     """
     ranges = [found for part in (accept or "*/*").split(",") if (found := _parse(part))]
-    for wanted in sorted(ranges, key=lambda one: -one.quality):
-        for one in offered:
-            if wanted.quality > 0 and wanted.allows(one):
-                return one
-    raise Problem(406, f"Accept allows none of {', '.join(offered)}")
+
+    def quality(one: str) -> float:
+        # What names a type best decides: `image/png;q=0, */*` is all but that.
+        return max((found.exactness, found.quality) for found in ranges if found.allows(one))[1]
+
+    possible = [one for one in offered if any(found.allows(one) for found in ranges) and quality(one) > 0]
+    if not possible:
+        raise Problem(406, f"Accept allows none of {', '.join(offered)}")
+    return max(possible, key=quality)
 
 
 def _parse(part: str) -> _Range | None:

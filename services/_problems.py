@@ -41,6 +41,8 @@ MEANINGS = {
 """What each status of an error means."""
 GONE = 499
 """The client is gone: a status that proxies use in their logs, and that nobody receives."""
+REJECTIONS = {408: "slow upload", 413: "size", 429: "rate", GONE: "disconnected", 504: "deadline"}
+"""Why requests are turned away that might have been answered, for those who count. A 503 says why itself."""
 
 
 class ProblemDetails(BaseModel):
@@ -69,18 +71,24 @@ class ProblemDetails(BaseModel):
 
 
 class Problem(Exception):  # noqa: N818 -- as RFC 9457 calls it.
-    """A request that cannot be answered: status, what is wrong, and the headers that go with it."""
+    """A request that cannot be answered: status, what is wrong, and the headers that go with it.
 
-    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    `rejection` says for those who count why a request was turned away, if it was.
+    """
+
+    def __init__(
+        self, status: int, detail: str, headers: Mapping[str, str] | None = None, rejection: str | None = None
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.headers = dict(headers or {})
+        self.rejection = rejection or REJECTIONS.get(status)
 
     @classmethod
-    def try_again(cls, status: int, detail: str, after_s: float) -> "Problem":
+    def try_again(cls, status: int, detail: str, after_s: float, rejection: str | None = None) -> "Problem":
         """Return a problem that passes: whoever asks again after some seconds may be lucky."""
-        return cls(status, detail, {"Retry-After": str(max(1, math.ceil(after_s)))})
+        return cls(status, detail, {"Retry-After": str(max(1, math.ceil(after_s)))}, rejection)
 
 
 def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -110,10 +118,6 @@ def handle_problems(app: FastAPI) -> None:
         wrong = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         return respond(request, Problem(422, "; ".join(wrong)))
 
-    @app.exception_handler(Exception)
-    async def on_failure(request: Request, _: Exception) -> Response:
-        return respond(request, Problem(500, "the service failed; its log says why, under this request_id"))
-
 
 def respond(request: Request, problem: Problem) -> Response:
     """Return the answer to a request that cannot be answered."""
@@ -123,5 +127,6 @@ def respond(request: Request, problem: Problem) -> Response:
         detail=problem.detail,
         request_id=request.state.request_id,
     )
+    request.state.rejection = problem.rejection
     headers = SECURITY_HEADERS | problem.headers
     return JSONResponse(details.model_dump(), problem.status, headers, media_type=MEDIA_TYPE)

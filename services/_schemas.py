@@ -1,10 +1,15 @@
 """What the service says in JSON."""
 
+import hashlib
 from typing import Any, Literal, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-EXAMPLE_MODEL = {"name": "streets", "version": 3, "weights": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15"}
+from services import _rle
+
+EXAMPLE_MODEL = {"name": "streets", "version": 3, "weights": hashlib.sha256(b"test").hexdigest()}
 
 
 def _example(**values: object) -> ConfigDict:
@@ -26,6 +31,14 @@ class RunLengths(BaseModel):
 
     size: tuple[int, int] = Field(description="height and width")
     counts: str
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Return it as an array (H, W).
+
+        Raises:
+            ValueError: the counts do not describe a mask of this size.
+        """
+        return _rle.decode(self.counts, *self.size)
 
 
 class ClassFound(BaseModel):

@@ -1,9 +1,11 @@
 """The routes that segment images."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Depends, Header, Request
 from starlette.responses import Response
 
 from services._models import Served
@@ -19,6 +21,15 @@ Wait = Annotated[
     str | None,
     Header(description="`wait=5`: give up after 5 s, if the service does not earlier (RFC 7240)", examples=["wait=5"]),
 ]
+
+
+async def _room() -> AsyncIterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+Room = Annotated[ExitStack, Depends(_room)]
+"""What is entered here is left once the answer is sent."""
 _ERRORS = (400, 401, 404, 406, 408, 413, 415, 421, 422, 429, 500, 503, 504)
 _IMAGES = ("image/jpeg", "image/png", "image/webp")
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -61,7 +72,7 @@ def _answers(content: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
     },
 )
 async def segment(
-    request: Request, service: TheService, owner: Owner, version: Version = None, prefer: Wait = None
+    request: Request, service: TheService, owner: Owner, room: Room, version: Version = None, prefer: Wait = None
 ) -> Response:
     """Return the label of each pixel: at the size of the image, after EXIF rotation.
 
@@ -74,12 +85,12 @@ async def segment(
     served = service.models.get(version)
     service.access.spend(owner, 1)
     (file,) = await service.uploads.images(request, 1)
+    room.enter_context(service.stages.room(1))
     times: Times = {}
 
     async def work() -> bytes:
-        with service.stages.room(1):
-            one = await service.stages.segment(served, file, wanted, "the image", times)
-            return await service.stages.encode(served, one, wanted, times)
+        one = await service.stages.segment(served, file, wanted, "the image", times)
+        return await service.stages.encode(served, one, wanted, times)
 
     service.metrics.asked(1)
     return _respond(served, await service.before_deadline(request, prefer, work()), wanted, times)
@@ -99,7 +110,7 @@ async def segment(
     },
 )
 async def segment_batch(
-    request: Request, service: TheService, owner: Owner, version: Version = None, prefer: Wait = None
+    request: Request, service: TheService, owner: Owner, room: Room, version: Version = None, prefer: Wait = None
 ) -> Response:
     """Return what `/v1/segment` would for each image, all from the same version, or the first error.
 
@@ -110,6 +121,7 @@ async def segment_batch(
     served = service.models.get(version)
     files = await service.uploads.images(request, service.settings.max_images)
     service.access.spend(owner, len(files))
+    room.enter_context(service.stages.room(len(files)))
     service.metrics.asked(len(files))
     times: Times = {}
     work = _segment_all(service, served, files, wanted, times)
@@ -117,17 +129,16 @@ async def segment_batch(
 
 
 async def _segment_all(service: Service, served: Served, files: list[bytes], wanted: str, times: Times) -> bytes:
-    with service.stages.room(len(files)):
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks: list[asyncio.Task[Segmented]] = [
-                    group.create_task(service.stages.segment(served, file, wanted, f"image {number}", times))
-                    for number, file in enumerate(files)
-                ]
-        except ExceptionGroup as errors:
-            # The others were cancelled because of it.
-            raise errors.exceptions[0] from errors
-        return await service.stages.encode_all(served, [task.result() for task in tasks], wanted, times)
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks: list[asyncio.Task[Segmented]] = [
+                group.create_task(service.stages.segment(served, file, wanted, f"image {number}", times))
+                for number, file in enumerate(files)
+            ]
+    except ExceptionGroup as errors:
+        # The others were cancelled because of it.
+        raise errors.exceptions[0] from errors
+    return await service.stages.encode_all(served, [task.result() for task in tasks], wanted, times)
 
 
 def _respond(served: Served, content: bytes, wanted: str, times: Times) -> Response:

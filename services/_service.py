@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
@@ -42,7 +42,9 @@ class Service:
 
     def start(self) -> None:
         """Look for new champions and changed tokens from now on."""
-        threading.Thread(target=self._refresh, name="refresh", daemon=True).start()
+        # Tokens have a thread of their own: one that is removed must not wait for a champion that loads.
+        for refresh in (self.access.refresh, self._refresh_models):
+            threading.Thread(target=self._repeat, args=(refresh,), name="refresh", daemon=True).start()
 
     def close(self) -> None:
         """End all threads."""
@@ -70,19 +72,20 @@ class Service:
             return working.result()
         with suppress(asyncio.CancelledError):
             await working
-        self.metrics.rejected("disconnected" if leaving in done else "deadline")
         if leaving in done:
             raise Problem(GONE, "the client is gone")
         raise Problem.try_again(504, f"there was no answer within {limit_s:g} s", 1)
 
-    def _refresh(self) -> None:
+    def _repeat(self, refresh: Callable[[], None]) -> None:
         while not self._closed.wait(self.settings.refresh_s):
-            self.access.refresh()
-            try:
-                self.models.refresh()
-            except Exception:
-                # The storage may be back the next time; until then what is loaded serves.
-                log.exception("cannot look for a new champion")
+            refresh()
+
+    def _refresh_models(self) -> None:
+        try:
+            self.models.refresh()
+        except Exception:
+            # The storage may be back the next time; until then what is loaded serves.
+            log.exception("cannot look for a new champion")
 
 
 def _preferred_wait(header: str) -> float:

@@ -12,6 +12,8 @@ from fcn_core.models.fcn import COARSEST
 from fcn_core.registry.version import Name
 
 TOKENS = "FCN_SERVE_TOKENS"
+MOST_PIXELS = 89_478_485
+"""Of an image that Pillow opens without a warning."""
 
 
 class ServiceSettings(BaseSettings):
@@ -53,12 +55,14 @@ class Serving(ServiceSettings):
         description="images of more pixels than a square of this side are computed in tiles of this side",
     )
     max_body_bytes: int = Field(16 * 2**20, ge=1, description="of a request")
-    max_pixels: int = Field(16 * 2**20, ge=1, description="of an image")
+    max_pixels: int = Field(16 * 2**20, ge=1, le=MOST_PIXELS, description="of an image")
     max_side: int = Field(8192, ge=1, description="pixels of the longer side of an image")
     max_images: int = Field(8, ge=1, description="of a request to /v1/segment:batch")
-    max_waiting: int = Field(16, ge=1, description="images between the end of their upload and their answer")
+    max_waiting: int = Field(16, ge=1, description="images between the end of their upload and that of their answer")
     receive_s: float = Field(10, gt=0, description="longest that the upload of a request may take")
-    deadline_s: float = Field(30, gt=0, description="longest from the end of an upload to its answer")
+    deadline_s: float = Field(
+        30, gt=0, description="longest from the end of an upload to its answer, and until that is read"
+    )
     rate_per_s: float | None = Field(None, gt=0, description="images per second of each token, in the mean")
     refresh_s: float = Field(10, gt=0, description="how often to look for a new champion and for changed tokens")
 

@@ -69,9 +69,8 @@ class Stages:
             Problem: there is none (503).
         """
         if self._inside + images > self._settings.max_waiting:
-            self._metrics.rejected("capacity")
             detail = f"{self._inside} images wait already, at most {self._settings.max_waiting} do"
-            raise Problem.try_again(503, detail, self._inside * self._mean_s)
+            raise Problem.try_again(503, detail, self._inside * self._mean_s, "capacity")
 
     @contextmanager
     def room(self, images: int) -> Iterator[None]:
@@ -95,7 +94,7 @@ class Stages:
             file: contents.
             wanted: media type of the answer.
             name: what messages call the image.
-            times: gets the seconds of each stage added.
+            times: gets the seconds of each stage added, without those of waiting for it.
 
         Raises:
             Problem: it is no image that can be used.
@@ -105,13 +104,14 @@ class Stages:
             image = await self._run(self._decoding, "decode", own, decode, file, self._settings, name)
             answer = await self._run(self._inference, "inference", own, compute, served, image, wanted, dropped)
         except torch.OutOfMemoryError as error:
-            raise Problem.try_again(503, f"there is no memory for {name} at present", 1) from error
+            raise Problem.try_again(503, f"there is no memory for {name} at present", 1, "memory") from error
         except torch.AcceleratorError as error:
             self._broken = str(error)
             raise
         finally:
             dropped.set()
-        self._mean_s += 0.1 * (own["inference"] - self._mean_s)
+        # Of the first there is no mean yet.
+        self._mean_s += (0.1 if self._mean_s else 1) * (own["inference"] - self._mean_s)
         for stage, seconds in own.items():
             times[stage] = times.get(stage, 0) + seconds
         return Segmented(image, answer)

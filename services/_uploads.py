@@ -30,16 +30,20 @@ class Uploads:
                 (400) or has no file (422); or too much is being received at once (503).
         """
         with self._holding() as held:
-            try:
-                async with asyncio.timeout(self._settings.receive_s):
-                    body = await self._read(request, held)
-            except ClientDisconnect as error:
-                raise Problem(GONE, "the client is gone") from error
-            except TimeoutError as error:
-                raise Problem(408, f"the upload took longer than {self._settings.receive_s:g} s") from error
-        if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-            return [body]
-        return await _files(request, body, most)
+            body = await self._received(request, held)
+            if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+                return [body]
+            return await _files(request, body, most)
+
+    async def _received(self, request: Request, held: list[int]) -> bytes:
+        limit_s = self._settings.receive_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._read(request, held)
+        except ClientDisconnect as error:
+            raise Problem(GONE, "the client is gone") from error
+        except TimeoutError as error:
+            raise Problem(408, f"the upload took longer than {limit_s:g} s", {"Connection": "close"}) from error
 
     async def _read(self, request: Request, held: list[int]) -> bytes:
         limit = self._settings.max_body_bytes
@@ -55,7 +59,7 @@ class Uploads:
             if held[0] > limit:
                 raise too_large
             if self._held > self._most:
-                raise Problem.try_again(503, "too much is being received at once", 1)
+                raise Problem.try_again(503, "too much is being received at once", 1, "receiving")
         return b"".join(chunks)
 
     @contextmanager

@@ -104,7 +104,7 @@ class Client:
         return Found(arrays["labels"], arrays["confidence"], _model(answer))
 
     def describe(self, picture: Picture, version: int | None = None) -> Segmentation:
-        """Return share, confidence and run lengths (COCO's) of each class."""
+        """Return share, confidence and run lengths (COCO's) of each class; `one.rle.mask()` is an array."""
         return Segmentation.model_validate_json(self._segment(picture, "application/json", version).content)
 
     def segment_batch(self, pictures: Sequence[Picture], version: int | None = None) -> list[Found]:

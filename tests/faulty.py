@@ -50,6 +50,9 @@ class Proxy(ThreadingHTTPServer):
         """Host and port."""
         self.faults: list[Fault] = []
         self.requests: list[str] = []
+        self.under_way: list[str] = []
+        self.crowds: list[tuple[str, ...]] = []
+        """What was under way, each time that a request was handed on."""
         self.ended = threading.Event()
         self.lock = threading.Lock()
 
@@ -61,6 +64,17 @@ class Proxy(ThreadingHTTPServer):
         with self.lock:
             self.requests.append(request)
             return next((fault for fault in self.faults if fault.meets(request)), None)
+
+    @contextmanager
+    def handing_on(self, request: str) -> Iterator[None]:
+        with self.lock:
+            self.under_way.append(request)
+            self.crowds.append(tuple(self.under_way))
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.under_way.remove(request)
 
     @contextmanager
     def failing(self, *faults: Fault) -> Iterator[None]:
@@ -95,13 +109,14 @@ class _Handler(BaseHTTPRequestHandler):
         if kind in CODES:
             self._answer(int(str(kind)), {"Content-Type": "application/xml"}, self._explained(CODES[str(kind)]))
             return
-        if kind == "slow":
-            self.server.ended.wait(0.6)
         if kind == "truncated" and body:
             self._hand_on_half(body)
             self._reset()
             return
-        status, headers, contents = self._hand_on(body)
+        with self.server.handing_on(f"{self.command} {self.path}"):
+            if kind == "slow":
+                self.server.ended.wait(0.6)
+            status, headers, contents = self._hand_on(body)
         self._answer(status, headers, contents, half=kind == "truncated")
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _any  # noqa: N815

@@ -155,7 +155,19 @@ def test_pruning_keeps_the_last_and_the_best(
     for step in range(1, 6):
         with storage.publishing(folder.checkpoint(step)):
             pass
-    folder.prune(keep_last, best)
+    folder.prune(5, keep_last, best)
+    assert folder.steps() == kept
+
+
+@pytest.mark.parametrize(("keep_last", "kept"), [(1, [5]), (2, [4, 5]), (3, [2, 4, 5])])
+def test_pruning_counts_only_what_is_whole_and_came_before(folder: RunFolder, keep_last: int, kept: list[int]) -> None:
+    for step in (2, 3, 4, 5, 6, 7):
+        with storage.publishing(folder.checkpoint(step)):
+            pass
+    for torn in (3, 6):
+        storage.remove_folder(storage.join(folder.checkpoint(torn), storage.COMMIT))
+        storage.write_bytes(storage.join(folder.checkpoint(torn), WEIGHTS), b"begun")
+    folder.prune(5, keep_last, None)
     assert folder.steps() == kept
 
 

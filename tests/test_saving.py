@@ -1,5 +1,6 @@
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fcn_core import storage
+from fcn_core import fit, saving, storage
 from fcn_core.checkpoint import Epoch, RunFolder
 from fcn_core.runtime import LocalRuntime
 from fcn_core.saving import snapshot, together
@@ -132,6 +133,23 @@ def test_a_run_with_notice_to_leave_waits_for_its_checkpoint(url: str) -> None:
     assert storage.verify(RunFolder(url).checkpoint(1))
 
 
+def test_a_checkpoint_that_is_published_again_leaves_the_one_before(s3: Proxy, url: str, local: RunFolder) -> None:
+    class NoticedAtTheEndOfAnEpoch(Watching):
+        def has_notice(self) -> bool:
+            return self.steps[-1:] == [2]
+
+    with pytest.raises(PreemptedError, match="stopped at step 3 of"):
+        train(TINY, url, NoticedAtTheEndOfAnEpoch(), save_every=1, keep_last=1)
+    folder = RunFolder(url)
+    assert folder.steps() == [2, 3]
+    # Scored now, it goes up again.
+    with s3.failing(Fault("403", "PUT .*00000003/COMMIT")), pytest.raises(storage.RefusedError):
+        train(TINY, url, save_every=1, keep_last=1)
+    assert folder.newest() == folder.checkpoint(2)
+    assert_same_bits(train(TINY, url, save_every=1, keep_last=1), local)
+    assert len(folder.steps()) <= 2
+
+
 def test_a_checkpoint_of_another_run_is_passed_over(
     tmp_path: Path, local: RunFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -208,3 +226,28 @@ def test_what_one_worker_is_refused_ends_all() -> None:
     assert str(first) == "no access"
     assert isinstance(second, storage.RefusedError)
     assert "another worker" in str(second)
+
+
+@pytest.mark.parametrize("name", ["open_train_val", "build_network", "training_batches", "preloaded"])
+def test_workers_meet_while_one_waits_for_data_or_weights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counting(LocalRuntime):
+        met = 0
+
+        def sum_over_workers(self, tensor: Tensor) -> Tensor:
+            self.met += 1
+            return tensor
+
+    runtime, function = Counting(), getattr(fit, name)
+
+    def slow(*args: object, **kwargs: object) -> object:
+        enough, deadline = runtime.met + 3, time.monotonic() + 60
+        while runtime.met < enough:
+            assert time.monotonic() < deadline, "nobody meets"
+            time.sleep(0.01)
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(saving, "BEAT_S", 0.02)
+    monkeypatch.setattr(fit, name, slow)
+    train(TINY, tmp_path, runtime)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import ParamSpec
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fcn_core import storage
@@ -24,6 +25,8 @@ TOLERATED = 0.01
 MOST_DIFFERING = 0.02
 """Share of the pixels of the example that may have another label: bf16 changes 0.1 to 0.6 %, trained."""
 ODD_SIZES = ((1, 1), (33, 47))
+PASSING = (OSError, torch.OutOfMemoryError)
+"""Errors that tell of the storage or the machine, and nothing of a version."""
 _P = ParamSpec("_P")
 
 
@@ -35,14 +38,16 @@ class Check(Value):
     found: str
 
 
-def _check(name: str) -> Callable[[Callable[_P, str]], Callable[_P, Check]]:
-    """Make a check of a function that returns what it found, or raises what is wrong."""
+def _check(name: str, passing: tuple[type[Exception], ...] = ()) -> Callable[[Callable[_P, str]], Callable[_P, Check]]:
+    """Make a check of a function that returns what it found, or raises what is wrong; what is `passing` is raised."""
 
     def decorate(function: Callable[_P, str]) -> Callable[_P, Check]:
         @functools.wraps(function)
         def check(*args: _P.args, **kwargs: _P.kwargs) -> Check:
             try:
                 return Check(name=name, passed=True, found=function(*args, **kwargs))
+            except passing:
+                raise
             except Exception as error:
                 # Whatever a damaged file does to what reads it, the version must not pass.
                 return _failed(name, error)
@@ -63,13 +68,16 @@ def whole(version: Version) -> str:
     return f"{len(storage.verify(version.url))} files have the SHA-256 of the manifest"
 
 
-@_check("finite")
+@_check("finite", PASSING)
 def finite(predictor: Predictor, image: NDArray[np.uint8]) -> str:
     """Check that weights and scores are finite: of an image, and of black, white and noise at odd sizes.
 
     Args:
         predictor: to be checked.
         image: (H, W, 3) uint8 RGB.
+
+    Raises:
+        OSError, OutOfMemoryError: it could not be found out; as `example`.
     """
     for name, values in predictor.network.state_dict().items():
         if not values.isfinite().all():
@@ -86,7 +94,7 @@ def finite(predictor: Predictor, image: NDArray[np.uint8]) -> str:
     return f"weights and the scores of {len(images)} images, down to 1 x 1 pixel"
 
 
-@_check("example")
+@_check("example", PASSING)
 def example(predictor: Predictor, version: Version) -> str:
     """Check that the stored image gives the stored mask."""
     image, expected = version.example()
@@ -155,10 +163,10 @@ def self_check(version: Version, device: str = "cpu") -> tuple[Check, ...]:
     """Return what a version tells of itself, without data: it loads, its numbers are finite, it knows its example."""
     try:
         predictor, image = Predictor.load(version.url, device), version.example().image
+        return finite(predictor, image), example(predictor, version)
     except Exception as error:
         # As above: of any kind.
         return (_failed("loads", error),)
-    return finite(predictor, image), example(predictor, version)
 
 
 def _same(one: float | None, other: float | None) -> bool:

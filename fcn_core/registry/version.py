@@ -1,6 +1,7 @@
 """A version of a model: everything that is needed to serve it, to check it and to compare others with it."""
 
 import hashlib
+import io
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -188,5 +189,10 @@ def _identity(folder: Path, card: Card) -> Checkpoint:
 
 
 def _read_png(path: Path) -> NDArray[np.uint8]:
-    with Image.open(path, formats=["PNG"]) as image:
-        return np.array(image, dtype=np.uint8)
+    contents = path.read_bytes()
+    try:
+        with Image.open(io.BytesIO(contents), formats=["PNG"]) as image:
+            return np.array(image, dtype=np.uint8)
+    except OSError as error:
+        # Pillow's, who means the contents: no error of the storage.
+        raise ValueError(f"{path.name} is no PNG that can be read: {error}") from error

@@ -9,7 +9,7 @@ will not (no access, no bucket) is a `RefusedError` at once.
 """
 
 from fcn_core.storage.cache import cache_folder, cached, fetch
-from fcn_core.storage.calls import RefusedError, UnavailableError, absolute, is_local, join
+from fcn_core.storage.calls import Limits, RefusedError, UnavailableError, absolute, is_local, join, waiting
 from fcn_core.storage.files import (
     PARTIAL,
     check_access,
@@ -36,6 +36,7 @@ __all__ = [
     "COMMIT",
     "MANIFEST",
     "PARTIAL",
+    "Limits",
     "RefusedError",
     "TornError",
     "UnavailableError",
@@ -57,5 +58,6 @@ __all__ = [
     "remove_folder",
     "verify",
     "version",
+    "waiting",
     "write_bytes",
 ]

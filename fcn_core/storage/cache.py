@@ -2,9 +2,10 @@
 
 An entry is a folder that was sealed as a published one is, under a hash of where it came from and of what was there. It
 is checked whenever it is used, filled by one process while the others wait, and removed when the cache has grown beyond
-`FCN_CACHE_GIB`, the least recently used first.
+`FCN_CACHE_GIB` or its disk is full, the least recently used first.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -27,6 +28,7 @@ LOOK_EVERY_S = 60.0
 """How often the size of the cache is looked at while it grows."""
 STALE_S = 86400.0
 """Age of an unfinished entry that nobody finishes any more."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ def _kept(what: str, fill: Callable[[Path], None]) -> Path:
         with _alone(key):
             # Whoever was here before may have filled it.
             if not _is_whole(target):
-                _fill(target, fill)
+                _fill_making_room(target, fill)
         _evict()
     with suppress(FileNotFoundError):
         os.utime(target)
@@ -91,6 +93,23 @@ def _is_whole(target: Path) -> bool:
         logger.warning("fetching again what this node's cache has lost: %s", error)
         return False
     return True
+
+
+def _fill_making_room(target: Path, fill: Callable[[Path], None]) -> None:
+    try:
+        _fill(target, fill)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        logger.warning("the disk of this node's cache is full: making room in %s", cache_folder())
+        _shrink(0)
+        try:
+            _fill(target, fill)
+        except OSError as again:
+            if again.errno not in _FULL:
+                raise
+            wanted = f"make room there, or set FCN_CACHE to a folder on another disk: {again.strerror}"
+            raise OSError(again.errno, f"this node's cache {cache_folder()} is on a full disk; {wanted}") from again
 
 
 def _fill(target: Path, fill: Callable[[Path], None]) -> None:
@@ -120,7 +139,12 @@ def _evict() -> None:
     if looked.exists() and now - looked.stat().st_mtime < LOOK_EVERY_S:
         return
     looked.touch()
-    limit = positive("FCN_CACHE_GIB", 50.0) * 2**30
+    _shrink(positive("FCN_CACHE_GIB", 50.0) * 2**30)
+
+
+def _shrink(limit: float) -> None:
+    """Remove what nobody has used for longest, until no more bytes than this are left."""
+    now = time.time()
     entries = []
     for folder in (cache_folder() / "entries").glob("*/*"):
         with suppress(FileNotFoundError):

@@ -4,7 +4,10 @@ import errno
 import logging
 import os
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,7 +53,7 @@ class UnavailableError(OSError):
 
 
 class Limits(NamedTuple):
-    """How long one waits for a storage; from the environment."""
+    """How long one waits for a storage; from the environment, or as `waiting` has it."""
 
     deadline_s: float
     """For one call, `FCN_STORAGE_DEADLINE_S`; one with contents gets a second more for each MiB."""
@@ -59,12 +62,25 @@ class Limits(NamedTuple):
 
     @classmethod
     def read(cls) -> "Limits":
-        """Read the environment.
+        """Return those that hold here.
 
         Raises:
             ValueError: a variable is no positive number.
         """
-        return cls(positive("FCN_STORAGE_DEADLINE_S", 60.0), positive("FCN_STORAGE_PATIENCE_S", 300.0))
+        return _LIMITS.get() or cls(positive("FCN_STORAGE_DEADLINE_S", 60.0), positive("FCN_STORAGE_PATIENCE_S", 300.0))
+
+
+_LIMITS: ContextVar[Limits | None] = ContextVar("limits", default=None)
+
+
+@contextmanager
+def waiting(limits: Limits) -> Iterator[None]:
+    """Let whatever this thread opens in the block wait for storages as long as this, not as the environment says."""
+    token = _LIMITS.set(limits)
+    try:
+        yield
+    finally:
+        _LIMITS.reset(token)
 
 
 class Place(NamedTuple):
@@ -73,6 +89,8 @@ class Place(NamedTuple):
     url: str
     filesystem: Any
     path: str
+    limits: Limits
+    """Kept, since other threads than the one that opened it may use it."""
 
     @property
     def is_local(self) -> bool:
@@ -95,7 +113,7 @@ class Place(NamedTuple):
         """
         if self.is_local:
             return getattr(self.filesystem, method)(*args, **kwargs)
-        limits = Limits.read()
+        limits = self.limits
         once = limits.deadline_s * (_LISTING_FACTOR if method in LISTINGS else 1)
         attempt = partial(self._attempt, method, once + size / SLOWEST, *args, **kwargs)
         retrying = Retrying(
@@ -133,22 +151,23 @@ def open_url(url: str) -> Place:
     """Open a URL; nothing is read yet."""
     # Others write and delete too: what was listed a moment ago is no answer.
     options: dict[str, Any] = {"use_listings_cache": False}
+    limits = Limits.read()
     if url.startswith(("s3://", "s3a://")):
-        options |= {"config_kwargs": _botocore()}
+        options |= {"config_kwargs": _botocore(limits)}
     filesystem, path = fsspec.core.url_to_fs(url, **options)
     if "config_kwargs" in options:
         # Multiplied with botocore's own attempts, these would make one call last for minutes.
         filesystem.retries = 1
-    return Place(url, filesystem, str(path))
+    return Place(url, filesystem, str(path), limits)
 
 
-def _botocore() -> dict[str, Any]:
+def _botocore(limits: Limits) -> dict[str, Any]:
     """Return botocore's settings: few attempts of its own, for the parts of a large file; the rest is ours."""
     ours = {
         "retries": {"mode": "standard", "total_max_attempts": 2},
         "connect_timeout": _CONNECT_S,
         # It runs while a part of a large file goes up.
-        "read_timeout": Limits.read().deadline_s + _PART / SLOWEST,
+        "read_timeout": limits.deadline_s + _PART / SLOWEST,
     }
     return {**fsspec.config.conf.get("s3", {}).get("config_kwargs", {}), **ours}
 

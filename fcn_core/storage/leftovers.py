@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from fcn_core.storage.calls import open_url
+from fcn_core.storage.calls import RefusedError, open_url
 
 
 class File(NamedTuple):
@@ -39,7 +39,11 @@ def walk(url: str) -> dict[str, File]:
 
 
 def uploads(url: str) -> list[Upload]:
-    """Return the multipart uploads below a folder that have not ended; none where the storage knows no such thing."""
+    """Return the multipart uploads below a folder that have not ended; none where the storage knows no such thing.
+
+    Raises:
+        RefusedError: they may not be listed.
+    """
     place = open_url(url)
     if "s3" not in place.filesystem.protocol:
         return []
@@ -48,7 +52,11 @@ def uploads(url: str) -> list[Upload]:
     found: list[dict[str, Any]] = []
     marker: dict[str, Any] = {}
     while True:
-        page = place.call("call_s3", "list_multipart_uploads", Bucket=bucket, **marker)
+        try:
+            page = place.call("call_s3", "list_multipart_uploads", Bucket=bucket, **marker)
+        except RefusedError as error:
+            right = "s3:ListBucketMultipartUploads"
+            raise RefusedError(f"uploads that never ended cannot be listed without {right}: {error}") from error
         # The servers do not agree on what a prefix is here.
         found += [one for one in page.get("Uploads", []) if one["Key"].startswith(under)]
         if not page.get("IsTruncated"):

@@ -20,10 +20,13 @@ data "aws_iam_policy_document" "pull" {
 }
 
 resource "aws_iam_role_policy" "pull" {
-  for_each = { train = aws_iam_role.role["train"].id, serve = aws_iam_role.role["serve"].id, head = aws_iam_role.head.id }
-  name     = "pull"
-  role     = each.value
-  policy   = data.aws_iam_policy_document.pull.json
+  for_each = merge(
+    { for name in ["train", "serve", "experiments"] : name => aws_iam_role.role[name].id },
+    { head = aws_iam_role.head.id },
+  )
+  name   = "pull"
+  role   = each.value
+  policy = data.aws_iam_policy_document.pull.json
 }
 
 # The head drives jobs, so that it needs what workers may do with the bucket, and starts and ends workers.
@@ -126,9 +129,10 @@ data "aws_iam_policy_document" "autoscaler" {
 }
 
 resource "aws_iam_role_policy" "autoscaler" {
-  name   = "autoscaler"
-  role   = aws_iam_role.head.id
-  policy = data.aws_iam_policy_document.autoscaler.json
+  for_each = { head = aws_iam_role.head.id, experiments = aws_iam_role.role["experiments"].id }
+  name     = "autoscaler"
+  role     = each.value
+  policy   = data.aws_iam_policy_document.autoscaler.json
 }
 
 resource "aws_iam_instance_profile" "head" {
@@ -139,6 +143,12 @@ resource "aws_iam_instance_profile" "head" {
 resource "aws_iam_instance_profile" "train" {
   name = "${var.name}-train"
   role = aws_iam_role.role["train"].name
+}
+
+# In place of `head`, where the experiment service runs on the head.
+resource "aws_iam_instance_profile" "experiments" {
+  name = "${var.name}-experiments"
+  role = aws_iam_role.role["experiments"].name
 }
 
 # For machines that serve and do nothing else.

@@ -18,6 +18,12 @@ locals {
       read  = ["data", "runs"]
       write = ["models"]
     }
+    # The head of a cluster whose experiment service may promote: it drives jobs of all kinds, so that whoever may submit
+    # there may write models/.
+    experiments = {
+      read  = ["data", "serving"]
+      write = ["runs", "sweeps", "receptive_fields", "ray", "models"]
+    }
   }
   # Everything of a folder, and the folder's own name: whether it exists is asked there first.
   below = { for folder in ["data", "models", "runs", "sweeps", "receptive_fields", "ray", "serving"] : folder => [
@@ -25,8 +31,8 @@ locals {
     "${aws_s3_bucket.lab.arn}/${var.root}/${folder}/*",
   ] }
   # Service accounts that get a role, and machines that do.
-  accounts = { train = "fcn-train", serve = "fcn-serve" }
-  roles    = toset(concat(["train", "serve"], length(var.promoters) > 0 ? ["promote"] : []))
+  accounts = { train = "fcn-train", serve = "fcn-serve", experiments = "fcn-experiments" }
+  roles    = toset(concat(["train", "serve", "experiments"], length(var.promoters) > 0 ? ["promote"] : []))
   issuer   = var.oidc_provider_arn == null ? null : split("oidc-provider/", var.oidc_provider_arn)[1]
 }
 
@@ -38,6 +44,15 @@ data "aws_iam_policy_document" "storage" {
     sid       = "List"
     actions   = ["s3:ListBucket", "s3:GetBucketLocation"]
     resources = [aws_s3_bucket.lab.arn]
+  }
+  # Who uploads finds what was cut off: jobs/storage.py.
+  dynamic "statement" {
+    for_each = length(each.value.write) > 0 ? [1] : []
+    content {
+      sid       = "ListUploads"
+      actions   = ["s3:ListBucketMultipartUploads"]
+      resources = [aws_s3_bucket.lab.arn]
+    }
   }
   statement {
     sid     = "Read"

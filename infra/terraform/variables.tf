@@ -46,7 +46,7 @@ variable "ssh_cidrs" {
 variable "promoters" {
   type        = list(string)
   default     = []
-  description = "ARNs of the people or pipelines that may make a run the champion of a model. Nobody else may write models/."
+  description = "ARNs of the people or pipelines that may make a run the champion of a model. Nobody else may write models/, but for a head with the role experiments."
 }
 
 variable "oidc_provider_arn" {
@@ -58,5 +58,5 @@ variable "oidc_provider_arn" {
 variable "namespace" {
   type        = string
   default     = "fcn-lab"
-  description = "Kubernetes namespace of these service accounts, fcn-train and fcn-serve."
+  description = "Kubernetes namespace of these service accounts, fcn-train, fcn-serve and fcn-experiments."
 }

@@ -39,7 +39,7 @@ def create_app(lab: Lab, *, echo_request_id: bool = True) -> FastAPI:
         app.include_router(router)
 
     @app.exception_handler(OSError)
-    def on_storage(request: Request, error: OSError) -> Response:
+    async def on_storage(request: Request, error: OSError) -> Response:
         return respond(request, Problem.try_again(503, f"the storage does not answer: {type(error).__name__}", 5))
 
     app.add_middleware(_Bodies, most=lab.settings.max_body_bytes)

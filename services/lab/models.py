@@ -22,10 +22,11 @@ class ModelShelf:
     Args:
         url: of the folder of all models.
         refresh_s: how old the list of what is stored may be.
+        patience_s: longest to wait for the storage.
     """
 
-    def __init__(self, url: str, refresh_s: float) -> None:
-        self._files = Files(url, refresh_s)
+    def __init__(self, url: str, refresh_s: float, patience_s: float) -> None:
+        self._files = Files(url, refresh_s, patience_s)
 
     def close(self) -> None:
         """End all threads."""

@@ -56,10 +56,11 @@ class Runs:
     Args:
         url: of the folder of all runs.
         refresh_s: how old the list of what is stored may be.
+        patience_s: longest to wait for the storage.
     """
 
-    def __init__(self, url: str, refresh_s: float) -> None:
-        self._files = Files(url, refresh_s)
+    def __init__(self, url: str, refresh_s: float, patience_s: float) -> None:
+        self._files = Files(url, refresh_s, patience_s)
         self._grouped: tuple[Mapping[str, str], dict[str, dict[str, str]]] = ({}, {})
         self._compare, self._comparing = lru_cache(64)(self._compared), threading.Lock()
 
@@ -137,7 +138,7 @@ class Runs:
         """
         if not FIGURE.fullmatch(figure) or figure not in self._folder(run_id):
             raise Problem(404, f"{run_id} has no figure {figure}")
-        return storage.read_bytes(storage.join(self._files.url, run_id, figure))
+        return self._files.read(f"{run_id}/{figure}")
 
     def differences(self, run_ids: list[str]) -> SettingDifferences:
         """Return the settings in which runs differ.
@@ -176,7 +177,8 @@ class Runs:
             raise Problem(409, str(error)) from error
 
     def _stored(self, run_id: str, evaluation: str) -> Stored:
-        stored = read_evaluation(storage.join(self._files.url, run_id, EVALUATIONS, evaluation))
+        with self._files.asking():
+            stored = read_evaluation(storage.join(self._files.url, run_id, EVALUATIONS, evaluation))
         if stored is None:
             raise Problem(409, f"the evaluation {evaluation} of {run_id} is damaged: submit evaluate")
         return stored
@@ -210,7 +212,8 @@ class Runs:
 
     def _epochs(self, run_id: str) -> list[Epoch]:
         try:
-            return RunFolder(storage.join(self._files.url, run_id)).read_epochs()
+            with self._files.asking():
+                return RunFolder(storage.join(self._files.url, run_id)).read_epochs()
         except ValueError as error:
             raise Problem(409, f"epochs.jsonl of {run_id} is damaged") from error
 

@@ -44,9 +44,10 @@ class Lab:
         self.access = Access(settings.tokens, None)
         place = storage.absolute(settings.storage)
         storage.check_access(place)
-        self.runs = Runs(storage.join(place, "runs"), settings.refresh_s)
-        self.sweeps = Sweeps(storage.join(place, "sweeps"), settings.refresh_s)
-        self.models = ModelShelf(storage.join(place, MODELS), settings.refresh_s)
+        times = settings.refresh_s, settings.patience_s
+        self.runs = Runs(storage.join(place, "runs"), *times)
+        self.sweeps = Sweeps(storage.join(place, "sweeps"), *times)
+        self.models = ModelShelf(storage.join(place, MODELS), *times)
         self.jobs = Jobs(connect, place, settings.max_log_bytes, check)
         self._closed = threading.Event()
 

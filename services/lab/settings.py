@@ -21,5 +21,6 @@ class Experiments(ServiceSettings):
     max_body_bytes: int = Field(64 * 2**10, ge=1024, description="of a request")
     max_log_bytes: int = Field(256 * 2**10, ge=1024, description="of the log of a job, in one answer")
     deadline_s: float = Field(30, gt=0, description="longest that the cluster may be silent when it is asked")
+    patience_s: float = Field(5, gt=0, description="longest that the storage may be silent when it is asked")
     refresh_s: float = Field(2, gt=0, description="how old the list of what is stored may be")
     refresh_tokens_s: float = Field(10, gt=0, description="how often to look for changed tokens")

@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fcn_core import storage
 from fcn_core.metrics.intervals import Interval
 from services._problems import Problem
 from services.lab.files import Files
@@ -72,10 +71,11 @@ class Sweeps:
     Args:
         url: of the folder of all sweeps.
         refresh_s: how old the list of what is stored may be.
+        patience_s: longest to wait for the storage.
     """
 
-    def __init__(self, url: str, refresh_s: float) -> None:
-        self._files = Files(url, refresh_s)
+    def __init__(self, url: str, refresh_s: float, patience_s: float) -> None:
+        self._files = Files(url, refresh_s, patience_s)
 
     def close(self) -> None:
         """End all threads."""
@@ -109,7 +109,7 @@ class Sweeps:
         """
         if not FIGURE.fullmatch(figure) or figure not in self._folder(sweep_id):
             raise Problem(404, f"{sweep_id} has no figure {figure}")
-        return storage.read_bytes(storage.join(self._files.url, sweep_id, figure))
+        return self._files.read(f"{sweep_id}/{figure}")
 
     def _folders(self) -> dict[str, dict[str, str]]:
         folders: dict[str, dict[str, str]] = {}

@@ -24,7 +24,7 @@ from fcn_core import storage
 from fcn_core.checkpoint import RunFolder
 from jobs._restarts import read_restarts
 from tests.faults.running import Command, raylets, train_without_ray, workers
-from tests.jobs.commands import processes_of
+from tests.jobs.commands import left_of
 from tests.tiny import assert_same_bits
 
 SETTINGS = [
@@ -99,10 +99,13 @@ def rage(
         kind = chance.choice(KINDS)
         if not kill(kind, command, place, chance):
             continue
-        at, before = time.monotonic(), len(command.steps)
+        at = time.monotonic()
         if kind != "worker":
             command.process.wait(120)
+            # Workers outlive their driver by two or three seconds, in which they go on.
             quiet(place)
+        before = len(command.steps)
+        if kind != "worker":
             command = Command(place / "lab", environment, *arguments)
         if not progressed(command, before + 1):
             break
@@ -111,7 +114,16 @@ def rage(
         console.print(f"{kind} killed after {max(steps[:before])} steps, {kills[-1].steps_again} done again")
     folder = command.end()
     quiet(place)
+    check(kills, command.repeats)
     return kills, folder
+
+
+def check(kills: Sequence[Kill], repeats: Sequence[int]) -> None:
+    """Refuse a run in which nothing was killed, or more was done again than since the last save."""
+    if not kills:
+        sys.exit("error: nothing was killed: give more minutes")
+    if max(repeats, default=0) > SAVE_EVERY:
+        sys.exit(f"error: {max(repeats)} steps were done again after a kill, though each {SAVE_EVERY} are saved")
 
 
 def progressed(command: Command, steps: int) -> bool:
@@ -136,9 +148,9 @@ def kill(kind: str, command: Command, place: Path, chance: random.Random) -> boo
 
 
 def quiet(place: Path) -> None:
-    """Wait until nothing is left of a command, for at most 30 s; Ray's agents look for a dead head for a minute."""
+    """Wait until nothing is left of a command, for at most 30 s."""
     deadline = time.monotonic() + 30
-    while left := [line for line in processes_of(place).values() if "Agent" not in line]:
+    while left := left_of(place):
         if time.monotonic() > deadline:
             sys.exit(f"error: left after 30 s: {left}")
         time.sleep(0.5)

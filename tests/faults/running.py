@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -72,6 +73,11 @@ class Command:
     def steps(self) -> list[int]:
         """The steps that were taken so far, over all commands here."""
         return [int(line) for line in self.log.read_text().split()] if self.log.exists() else []
+
+    @property
+    def repeats(self) -> list[int]:
+        """How many steps were done again, each time that any were."""
+        return [before - after + 1 for before, after in pairwise(self.steps) if after <= before]
 
     def until(self, happened: Callable[[], object]) -> None:
         """Wait until something has happened."""

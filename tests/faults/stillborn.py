@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 import ray.train
+from ray.train.v2._internal.execution.callback import WorkerCallback
 
 from jobs import _runtime, _train
 
 
-class Stillborn(_runtime.HeedSigterm):
+class Stillborn(WorkerCallback):  # type: ignore[misc] # Ray's classes have no types here.
     """Kills the second worker, where others wait for it."""
 
     def __init__(self, log: str, times: int) -> None:

@@ -14,6 +14,7 @@ import pytest
 from fcn_core import storage
 from fcn_core.checkpoint import RunFolder
 from jobs._restarts import Restart, read_restarts
+from jobs._train import TRIES
 from tests.faults.running import Command, raylets, train_without_ray, workers
 from tests.jobs.commands import RAY, TOKEN, Head, free_port, processes_of, wait_for
 from tests.jobs.test_train import assert_nothing_left
@@ -131,10 +132,11 @@ def test_the_only_node_is_killed_and_the_command_started_again(
 ) -> None:
     command = start(tmp_path, environment)
     command.until_steps()
-    (raylet,) = raylets(ray_folder)
-    os.kill(raylet, signal.SIGKILL)
+    # Without its raylet alone, workers go on for some seconds, which are enough for a run as short as this one.
+    for process in [*raylets(ray_folder), *workers(ray_folder)]:
+        os.kill(process, signal.SIGKILL)
     command.end(code=1)
-    assert command.lines[-1].startswith("error: "), command.lines
+    assert re.match("error: .*node", command.lines[-1]), command.lines
     assert_nothing_left(ray_folder)
     command = start(tmp_path, environment)
     folder = command.end()
@@ -143,6 +145,10 @@ def test_the_only_node_is_killed_and_the_command_started_again(
     assert len(command.steps) - STEPS <= SAVE_EVERY
     assert_sound(folder, never_stopped)
     assert_nothing_left(ray_folder)
+
+
+RAYS_OWN = ("TrainStateActor", "_AutoscalingCoordinatorActor")
+"""Actors that Ray Train leaves in a cluster for what trains next. They hold no resources."""
 
 
 class Cluster:
@@ -193,14 +199,14 @@ class Cluster:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def assert_nothing_left(self) -> None:
-        """Wait for at most 30 s until no actor lives and no resources are reserved."""
+        """Wait until no actor of ours lives and no resources are reserved."""
         head = Head(f"http://127.0.0.1:{self._dashboard}", self.environment)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while left := [
             entry
             for kind, gone in (("actors", "DEAD"), ("placement_groups", "REMOVED"))
             for entry in head.get(f"api/v0/{kind}")["data"]["result"]["result"]
-            if entry["state"] != gone
+            if entry["state"] != gone and entry.get("class_name") not in RAYS_OWN
         ]:
             assert time.monotonic() < deadline, left
             time.sleep(0.5)
@@ -255,7 +261,9 @@ def test_a_node_that_is_drained_and_another_that_is_killed(
         first, second = restarts_of(command, folder)
         assert first.cause.startswith("preempted: the node of worker 0")
         assert (first.resumed_at, first.steps_again) == (at_notice, 0)
-        assert re.fullmatch(r"worker \d died: its process or its node was lost", second.cause)
+        # What is known first of a node that is lost.
+        lost = r"worker \d (died: its process or its node was lost|lost its connection to another.*)"
+        assert re.fullmatch(lost, second.cause)
         # Saved at the end of each epoch, every four steps.
         assert len(command.steps) - STEPS <= 4
         assert_sound(folder, never_stopped)
@@ -269,12 +277,13 @@ def test_workers_that_die_while_they_are_set_up_leave_nothing_reserved(
 ) -> None:
     with cluster(environment, tmp_path, nodes=1) as made:
         address = {"RAY_ADDRESS": f"127.0.0.1:{made.port}"}
-        settings = [str(deaths), *SETTINGS, "--optim.epochs=1", "--max-failures=2"]
+        # No room and no set-up are not charged to what a run may lose.
+        settings = [str(deaths), *SETTINGS, "--optim.epochs=1", "--max-failures=0"]
         command = Command(tmp_path, made.environment | address, *settings, module="stillborn")
         command.end(code)
+        assert len(command.log.read_text()) == min(deaths, TRIES + 1)
+        assert command.said("starting again")
         if code:
-            assert command.lines[-1].startswith("error: training failed 4 times, last: "), command.lines
-        else:
-            assert command.said("starting again")
+            assert command.lines[-1].startswith("error: training failed for good, last: "), command.lines
         made.assert_nothing_left()
     assert_nothing_left(ray_folder)

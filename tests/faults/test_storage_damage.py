@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -145,3 +146,66 @@ def test_a_full_disk_publishes_nothing_and_says_so(tmp_path: Path, weights: int,
     assert "MiB are free there" in full.stdout
     assert storage.list_folder(folder.checkpoints) == ["00000002"]
     assert folder.latest("run-0", print) is not None
+
+
+NO_SPACE = """
+    import os, sys, tempfile, torch
+    from pathlib import Path
+    from fcn_core import storage
+    from fcn_core.checkpoint import RunFolder
+    from tests.test_checkpoint import card
+
+    disk, case = Path(sys.argv[1]), sys.argv[2]
+    small, large = {"weight": torch.zeros(10**3)}, {"weight": torch.zeros(10**7)}
+
+    def refused(act, *arguments):
+        try:
+            act(*arguments)
+        except OSError as error:
+            return str(error)
+        raise SystemExit("the disk was not full")
+
+    def save(url):
+        folder = RunFolder(url)
+        folder.save(card(2), small, small)
+        for weights, state in ((large, small), (small, large)):
+            said = refused(folder.save, card(4), weights, state)
+            assert said.startswith("cannot write ") and "MiB are free there" in said, said
+        assert storage.list_folder(folder.checkpoints) == ["00000002"]
+        assert folder.latest("run-0", print).step == 2
+
+    def publish(url, size):
+        with storage.publishing(url) as folder:
+            (folder / "file").write_bytes(bytes(size))
+        return url
+
+    if case == "local":
+        save(f"{disk}/run")
+    elif case == "temporary":
+        tempfile.tempdir = str(disk)
+        os.environ["FCN_CACHE"] = sys.argv[3]
+        save("memory://run")
+        assert list(disk.iterdir()) == []
+    else:
+        os.environ["FCN_CACHE"] = str(disk)
+        before = storage.fetch(publish("memory://before", 5 * 10**6))
+        os.utime(before, (0, 0))
+        assert (storage.fetch(publish("memory://after", 5 * 10**6)) / "file").stat().st_size == 5 * 10**6
+        assert not before.exists(), "it made room"
+        said = refused(storage.fetch, publish("memory://large", 10**7))
+        assert "is on a full disk; make room there, or set FCN_CACHE" in said, said
+"""
+OWN_DISK = 'mount -t tmpfs -o size=8m tmpfs "$1" && exec "$0" -c "$2" "$1" "$3" "$4"'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["local", "temporary", "cache"])
+def test_a_disk_without_space(tmp_path: Path, case: str) -> None:
+    own = [str(shutil.which("unshare")), "--map-root-user", "--mount"]
+    if subprocess.run([*own, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no disk of one's own can be mounted here: unshare --map-root-user --mount")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = [sys.executable, str(disk), textwrap.dedent(NO_SPACE), case, str(tmp_path / "cache")]
+    done = subprocess.run([*own, "sh", "-c", OWN_DISK, *script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -17,7 +17,10 @@ Program = Callable[[str], str]
 
 @pytest.fixture(scope="session")
 def program() -> Program:
-    """Finds a validator: those of PyPI are there, others may be missing on a laptop."""
+    """Finds a validator: those of PyPI are there, others may be missing on a laptop.
+
+    In CI what Debian has must be there, too. Debian has no terraform, and its kubectl may be too old for our manifests.
+    """
 
     def find(name: str) -> str:
         beside = Path(sys.executable).with_name(name)

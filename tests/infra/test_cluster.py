@@ -69,7 +69,9 @@ def test_every_node_wants_the_token_and_none_is_in_the_file(config: Config) -> N
 
 
 def test_ray_is_started_with_options_that_it_has(config: Config) -> None:
-    for command in config["head_start_ray_commands"] + config["worker_start_ray_commands"]:
+    *commands, watch = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
+    assert watch.startswith("nohup drain_on_notice.sh </dev/null")
+    for command in commands:
         program, verb, *options = shlex.split(command)
         assert program == "ray"
         with ray_cli.commands[verb].make_context(verb, options) as context:

@@ -14,12 +14,13 @@ from kubernetes_validate.utils import validate
 from ray.serve.schema import ServeDeploySchema
 
 from services._settings import Serving, read_settings
+from services.segmentation import build
 from tests.infra.conftest import ROOT, Program
 
 Manifest = dict[str, Any]
 FOLDER = ROOT / "infra" / "kuberay"
 DEFINITIONS = ROOT.parent / "shared" / "data" / "kuberay"
-ENTRIES = ("train", "job", "serve")
+ENTRIES = ("train", "experiments", "job", "serve")
 KUBERNETES = "1.33"
 
 
@@ -54,7 +55,10 @@ def test_kubernetes_knows_each_field(built: Mapping[str, list[Manifest]], entry:
         validate(manifest, KUBERNETES, strict=True)
 
 
-@pytest.mark.parametrize(("entry", "kind"), [("train", "RayCluster"), ("job", "RayJob"), ("serve", "RayService")])
+@pytest.mark.parametrize(
+    ("entry", "kind"),
+    [("train", "RayCluster"), ("experiments", "RayCluster"), ("job", "RayJob"), ("serve", "RayService")],
+)
 def test_kuberay_knows_each_field(built: Mapping[str, list[Manifest]], entry: str, kind: str) -> None:
     (ours,) = [manifest for manifest in built[entry] if is_rays(manifest)]
     assert ours["kind"] == kind
@@ -104,7 +108,7 @@ def pods(node: object) -> Iterator[Manifest]:
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_pods_have_no_rights_and_limits(built: Mapping[str, list[Manifest]], entry: str) -> None:
     found = list(pods(built[entry]))
-    assert len(found) == {"train": 4, "job": 5, "serve": 3}[entry]
+    assert len(found) == {"train": 4, "experiments": 4, "job": 5, "serve": 3}[entry]
     for pod in found:
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -142,6 +146,8 @@ def test_clusters_want_a_token_survive_their_head_and_grow(built: Mapping[str, l
     for group in cluster["workerGroupSpecs"]:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
         assert group["template"]["spec"]["automountServiceAccountToken"] is False
+        # Time to save, or to let requests end.
+        assert group["template"]["spec"]["terminationGracePeriodSeconds"] >= 60
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
 
 
@@ -156,6 +162,15 @@ def test_training_and_serving_have_roles_and_a_network_of_their_own(built: Mappi
     assert policies["nothing"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     outwards = [to["ipBlock"] for rule in policies["outwards"]["egress"] for to in rule["to"] if "ipBlock" in to]
     assert outwards == [{"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}]
+
+
+def test_only_the_head_of_the_experiment_service_may_promote(built: Mapping[str, list[Manifest]]) -> None:
+    cluster = clusters(built["experiments"])
+    (head,), workers = pods(cluster["headGroupSpec"]), [*pods(cluster["workerGroupSpecs"])]
+    assert head["serviceAccountName"] == "fcn-experiments"
+    assert {pod["serviceAccountName"] for pod in workers} == {"fcn-train"}
+    known = {one["metadata"]["name"] for one in built["experiments"] if one["kind"] == "ServiceAccount"}
+    assert known == {"fcn-train", "fcn-serve", "fcn-experiments"}
 
 
 def test_all_images_are_one(built: Mapping[str, list[Manifest]]) -> None:
@@ -173,7 +188,10 @@ def test_serve_takes_its_configuration(built: Mapping[str, list[Manifest]]) -> N
     serving = read_settings(Serving, application.args | {"storage": settings["FCN_STORAGE"]}, settings)
     assert serving.tokens is not None
     assert serving.tokens.startswith(f"{serving.storage}/serving/")
-    asked = application.deployments[0].ray_actor_options.num_cpus
+    # Options here would take the place of those of the code, the GPU among them.
+    assert "ray_actor_options" not in config["applications"][0]["deployments"][0]
+    code = build(application.args | {"storage": settings["FCN_STORAGE"], "device": "cpu"})
+    asked = code._bound_deployment.ray_actor_options["num_cpus"]
     replicas = application.deployments[0].autoscaling_config["max_replicas"]
     (group,) = clusters(built["serve"])["workerGroupSpecs"]
     cpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])

@@ -15,8 +15,11 @@ import pytest
 from s3fs.core import S3FileSystem
 
 from fcn_core import storage
+from jobs._storage_check import look_over
+from services._access import Tokens
 from tests.infra.conftest import ROOT, Program
 from tests.jobs.commands import s3_server
+from tests.services.lab.made import FakeCluster, lab_of
 
 SOURCE = ROOT / "infra" / "terraform"
 PROVIDER = Path("registry.terraform.io/hashicorp/aws")
@@ -120,7 +123,17 @@ RIGHTS = {
     "head": {"data": "R", "models": "R", "runs": "RWD", "sweeps": "RWD", "receptive_fields": "RWD", "ray": "RWD"},
     "serve": {"models": "R", "receptive_fields": "R", "serving": "R"},
     "promote": {"data": "R", "runs": "R", "models": "RWD"},
+    "experiments": {
+        "data": "R",
+        "models": "RWD",
+        "runs": "RWD",
+        "sweeps": "RWD",
+        "receptive_fields": "RWD",
+        "ray": "RWD",
+        "serving": "R",
+    },
 }
+UPLOADERS = ("train", "head", "promote", "experiments")
 NAME = "streets/1/model.json"
 
 
@@ -170,6 +183,33 @@ def _may(act: Callable[..., object], *arguments: object) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("role", RIGHTS)
+def test_who_writes_can_check_the_storage(applied: Applied, role: str) -> None:
+    assert applied.outputs["storage"] == LAB
+    with storage.publishing(storage.join(LAB, "models/checked/1")) as folder:
+        (folder / "model.json").write_text("{}")
+    with acting_as(f"arn:aws:iam::{ACCOUNT}:role/fcn-lab-{role}"):
+        look = look_over(storage.join(LAB, "models/checked"), quick=True, progress=lambda *_: None)
+    assert look.findings == ()
+    assert len(look.refused) == (role not in UPLOADERS)
+    assert all("without s3:ListBucketMultipartUploads" in refusal for refusal in look.refused)
+
+
+@pytest.mark.slow
+def test_the_experiment_service_reads_its_tokens_and_promotes(applied: Applied) -> None:
+    tokens, run = storage.join(LAB, "serving/tokens.json"), storage.join(LAB, "runs/run-0/run.json")
+    Tokens(tokens=()).write(tokens)
+    storage.write_bytes(run, b"{}")
+    with acting_as(applied.outputs["roles"]["experiments"]):
+        lab = lab_of(LAB, FakeCluster(), tokens=tokens)
+        lab.close()
+        assert storage.read_bytes(run) == b"{}"
+        storage.create_bytes(storage.join(LAB, "models/signs/champions/00000001.json"), b"{}")
+        with pytest.raises(PermissionError):
+            Tokens(tokens=()).write(tokens)
+
+
+@pytest.mark.slow
 def test_only_promoters_may_promote(applied: Applied) -> None:
     role = {"RoleArn": applied.outputs["roles"]["promote"], "RoleSessionName": "test"}
     with enforced():
@@ -180,8 +220,9 @@ def test_only_promoters_may_promote(applied: Applied) -> None:
 
 @pytest.mark.slow
 def test_machines_and_one_service_account_have_a_role(applied: Applied) -> None:
-    assert set(applied.outputs["roles"]) == {"train", "serve", "promote"}
-    for role, account in {"train": "fcn-train", "serve": "fcn-serve"}.items():
+    assert set(applied.outputs["roles"]) == {"train", "serve", "experiments", "promote"}
+    accounts = {"train": "fcn-train", "serve": "fcn-serve", "experiments": "fcn-experiments"}
+    for role, account in accounts.items():
         machines, pods = _trust(f"fcn-lab-{role}")
         assert machines["Principal"] == {"Service": "ec2.amazonaws.com"}
         assert pods["Action"] == "sts:AssumeRoleWithWebIdentity"
@@ -189,7 +230,7 @@ def test_machines_and_one_service_account_have_a_role(applied: Applied) -> None:
         assert pods["Condition"] == {"StringEquals": asked}
     profiles = boto3.client("iam").list_instance_profiles()["InstanceProfiles"]
     held = {profile["InstanceProfileName"]: [role["RoleName"] for role in profile["Roles"]] for profile in profiles}
-    assert held == {name: [name] for name in ("fcn-lab-head", "fcn-lab-train", "fcn-lab-serve")}
+    assert held == {name: [name] for name in ("fcn-lab-head", "fcn-lab-train", "fcn-lab-serve", "fcn-lab-experiments")}
 
 
 def _trust(role: str) -> list[dict[str, Any]]:
@@ -251,7 +292,7 @@ def test_policies_name_actions_that_exist(applied: Applied) -> None:
 def _operations(service: str) -> set[str]:
     """Return the permissions of a service: its API's operations, and what S3 calls otherwise."""
     named = {
-        "s3": {"ListBucket", "AbortMultipartUpload", "ListMultipartUploadParts"},
+        "s3": {"ListBucket", "ListBucketMultipartUploads", "AbortMultipartUpload", "ListMultipartUploadParts"},
         "iam": {"PassRole"},
         "ecr": set[str](),
     }

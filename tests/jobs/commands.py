@@ -38,6 +38,7 @@ from jobs._train import run_facts
 ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 TOKEN = "t" * 32
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 Main = Callable[[], None]
 Here = Callable[..., None]
 """Carries out a command, given its `main` and arguments."""
@@ -55,6 +56,15 @@ def processes_of(ray_folder: Path) -> dict[int, str]:
         except OSError:
             continue
     return found
+
+
+def left_of(ray_folder: Path) -> list[str]:
+    """Return the command lines of what should have ended.
+
+    Ray's two agents of a node are let go: where the head was killed they look for it for a minute before they end too.
+    """
+    lines = processes_of(ray_folder).values()
+    return [line for line in lines if line.strip() not in AGENTS]
 
 
 @contextmanager

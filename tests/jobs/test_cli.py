@@ -126,3 +126,17 @@ def test_help_describes_every_setting(capsys: pytest.CaptureFixture[str]) -> Non
         assert f"--{name} " in shown
     for name, field in Launch.model_fields.items():
         assert " ".join((field.description or "?").split())[:20] in shown, name
+
+
+def test_results_of_a_submitted_job_do_not_go_where_they_are_removed_with_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unpacked = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_0123456789abcdef"
+    unpacked.mkdir(parents=True)
+    monkeypatch.chdir(unpacked)
+    for arguments in ("streets", "streets --storage results", f"streets --storage {unpacked}/lab"):
+        assert "storage: a submitted job runs in a folder that does not outlive it: give --storage" in refused(
+            arguments, capsys
+        )
+    for place in ("s3://bucket/lab", str(tmp_path)):
+        assert job(f"streets --storage {place}").launch.storage == place

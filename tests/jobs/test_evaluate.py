@@ -285,7 +285,7 @@ def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
 
 def worker_at_work(process: subprocess.Popen[str], ray_folder: Path) -> int:
     while True:
-        at_work = [pid for pid, line in processes_of(ray_folder).items() if "ray::Worker.evaluate" in line]
+        at_work = [pid for pid, line in processes_of(ray_folder).items() if "ray::evaluate_images" in line]
         if at_work:
             return at_work[0]
         assert process.poll() is None

@@ -1,9 +1,49 @@
+import json
+from pathlib import Path
+
 import pytest
 
-from jobs._ray import environment_variables
+from jobs import _ray
+from jobs._ray import JOB_CONFIG, _join, check_reach, environment_variables
 
 
 def test_what_may_be_secret_is_no_setting_that_ray_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "MLFLOW_TRACKING_PASSWORD", "RAY_AUTH_TOKEN", "FCN_CACHE"):
         monkeypatch.setenv(name, "value")
     assert {name for name, value in environment_variables().items() if value == "value"} == {"FCN_CACHE"}
+
+
+@pytest.mark.parametrize("there", [None, b"of another"])
+def test_a_folder_that_is_not_the_same_on_all_nodes_is_refused(
+    there: bytes | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "lock").write_bytes(b"ours")
+    found = {"10.0.0.1 (head)": b"ours", "10.0.0.2 (ab12)": there}
+    monkeypatch.setattr(_ray, "_on_each_node", lambda path: found if path == f"{tmp_path}/lock" else {})
+    # A Ray of our own is on this machine.
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    check_reach(f"{tmp_path}/lock")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    check_reach("memory://lab/lock")
+    with pytest.raises(
+        ValueError, match=rf"^{tmp_path} is not the same folder on node 10.0.0.2 \(ab12\) as here: give"
+    ):
+        check_reach(f"{tmp_path}/lock")
+    found["10.0.0.2 (ab12)"] = b"ours"
+    check_reach(f"{tmp_path}/lock")
+
+
+@pytest.mark.parametrize("config", [None, {"runtime_env": None}, {"runtime_env": {"env_vars": {"FCN_CACHE": "/a"}}}])
+def test_ray_is_not_told_twice_what_a_job_was_submitted_with(
+    config: dict[str, object] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, str]] = []
+    monkeypatch.setattr("ray.init", lambda **settings: told.append(settings["runtime_env"]["env_vars"]))
+    monkeypatch.delenv(JOB_CONFIG, raising=False)
+    if config is not None:
+        monkeypatch.setenv(JOB_CONFIG, json.dumps(config))
+    for name in ("FCN_CACHE", "FCN_STORAGE_DEADLINE_S"):
+        monkeypatch.setenv(name, "7")
+    _join("10.0.0.1:6379")
+    assert told[0]["FCN_STORAGE_DEADLINE_S"] == "7"
+    assert ("FCN_CACHE" in told[0]) == (not config or not config["runtime_env"])

@@ -162,6 +162,31 @@ def test_uploads_that_never_ended_are_aborted(bucket: str, tmp_path: Path, comma
     assert command("check", root, "--older_than_h", "0")[0] == 0
 
 
+def test_what_may_not_be_looked_at_is_said_and_the_rest_is_checked(
+    tmp_path: Path, command: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = made_run(str(tmp_path), 2, 4)
+    storage.write_bytes(f"{folder.checkpoint(2)}/{WEIGHTS}", b"torn")
+    plain = storage.verify
+
+    def refuse(url: str) -> dict[str, dict[str, object]]:
+        if url == folder.checkpoint(4):
+            raise storage.RefusedError(f"{url} refuses cat_file")
+        return plain(url)
+
+    def uploads(url: str) -> None:
+        raise storage.RefusedError(f"{url} refuses call_s3")
+
+    monkeypatch.setattr(storage, "verify", refuse)
+    monkeypatch.setattr("jobs._storage_check.uploads", uploads)
+    code, said = command("check", str(tmp_path), "--older_than_h", "0")
+    assert code == 1
+    assert f"broken      {folder.checkpoint(2)}: is damaged" in said
+    for refusal in (f"{tmp_path} refuses call_s3", f"{folder.checkpoint(4)} refuses cat_file"):
+        assert f"unknown     {refusal}\n" in said
+    assert said.endswith("; 1 broken\n")
+
+
 def test_a_broken_champion_is_found_and_its_entry_set_aside(
     root: str, command: Check, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -1,7 +1,11 @@
 """Submitting without a cluster: what Ray's client would say is said by `Jobs`."""
 
 import asyncio
+import os
+import signal
+import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -81,12 +85,13 @@ def test_the_name_of_a_job_is_that_of_its_command() -> None:
 
 def test_settings_in_the_environment_go_along_and_make_another_job(monkeypatch: pytest.MonkeyPatch) -> None:
     before = parse(COMMAND)[1]
-    here_only = ("FCN_DRIVER_CPUS", "FCN_CACHE", "FCN_SERVE_TOKENS", "AWS_SECRET_ACCESS_KEY")
-    for name in ("FCN_OPTIM__EPOCHS", "FCN_TRIALS", *here_only):
+    here_only = ("FCN_DRIVER_CPUS", "FCN_CACHE", "FCN_CACHE_GIB", "FCN_SERVE_TOKENS", "AWS_SECRET_ACCESS_KEY")
+    there = ("FCN_OPTIM__EPOCHS", "FCN_TRIALS", "FCN_STORAGE_PATIENCE_S")
+    for name in (*there, *here_only):
         monkeypatch.setenv(name, "3")
     jobs = Jobs()
     assert not submitted(jobs).startswith(before.name)
-    assert jobs.submitted[0]["runtime_env"]["env_vars"] == {"FCN_OPTIM__EPOCHS": "3", "FCN_TRIALS": "3"}
+    assert jobs.submitted[0]["runtime_env"]["env_vars"] == dict.fromkeys(there, "3")
     assert jobs.submitted[0]["entrypoint_num_cpus"] == 3
 
 
@@ -212,3 +217,39 @@ def test_a_cluster_that_does_not_answer_is_named(
         said = capsys.readouterr().err
         assert said.startswith(f"error: no Ray cluster answers at {address}: ")
         assert said.count("\n") == 1
+
+
+def test_a_head_that_accepts_and_says_nothing_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_submit, "DEADLINE_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        address = f"http://127.0.0.1:{frozen.getsockname()[1]}"
+        monkeypatch.setattr(sys, "argv", ["submit.py", "--address", address, *COMMAND])
+        assert code_of(_submit.main) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: no Ray cluster answers at {address}: ")
+    assert "timed out" in said
+    assert said.count("\n") == 1
+
+
+def test_ctrl_c_detaches_at_once_from_a_head_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, released = threading.Event(), threading.Event()
+    jobs, answered = Jobs(), list[bool]()
+
+    def wait(_: str) -> None:
+        asked.set()
+        released.wait(60)
+        answered.append(True)
+
+    monkeypatch.setattr(jobs, "get_job_info", wait)
+
+    def interrupt() -> None:
+        asked.wait(60)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(follow(jobs, "job", print))
+    assert not answered
+    released.set()

@@ -13,11 +13,12 @@ import pytest
 
 from fcn_core.checkpoint import RunFolder
 from fcn_core.evaluation import Evaluation
+from jobs._alone import alone
 from jobs._cli import Launch
 from jobs._console import Console
 from jobs._space import Choice
 from jobs._study import Key
-from jobs._sweep import _alone, main, slots_of
+from jobs._sweep import main, slots_of
 from tests.jobs.commands import Refused, processes_of
 from tests.jobs.sweeping import ONE_NUMBER, SETTINGS, asked, finish, report_in, run_of, start, study, trained
 from tests.jobs.test_train import assert_nothing_left
@@ -90,9 +91,10 @@ def test_a_storage_that_cannot_be_used_gets_one_line_at_once(refused: Refused, m
 
 
 def test_two_processes_do_not_carry_out_the_same_sweep(refused: Refused, tmp_path: Path) -> None:
-    with _alone(f"{tmp_path}/sweeps/{asked().sweep_id}"):
+    name = asked().sweep_id
+    with alone(f"{tmp_path}/sweeps/{name}", "", print):
         message = refused(main, "streets", *SETTINGS, "--storage", tmp_path)
-    assert message == "error: this sweep goes on in another process: wait for it or stop it"
+    assert message.startswith(f"error: sweep {name} goes on in process {os.getpid()} on ")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from fcn_core.checkpoint import RunFolder
 from fcn_core.data.streets import StreetScenes
 from fcn_core.predict import Predictor
 from fcn_core.settings import Streets
-from tests.jobs.commands import ROOT, processes_of, ray_head, s3_server
+from jobs._restarts import read_restarts
+from tests.jobs.commands import ROOT, left_of, processes_of, ray_head, s3_server
 from tests.tiny import assert_same_bits
 
 JOB = ["jobs/train_fcn8s.py", "streets"]
@@ -79,9 +80,8 @@ def run_until_the_first_epoch_is_saved(process: subprocess.Popen[str]) -> str:
 
 
 def assert_nothing_left(ray_folder: Path) -> None:
-    """Ray's two agents are let go: where the head was killed they look for it for a minute before they end too."""
     deadline = time.monotonic() + 30
-    while left := [line for line in processes_of(ray_folder).values() if "Agent" not in line]:
+    while left := left_of(ray_folder):
         assert time.monotonic() < deadline, left
         time.sleep(0.5)
 
@@ -114,15 +114,20 @@ def test_a_driver_that_is_killed_and_started_again_ends_as_if_never_stopped(
     two_workers: RunFolder, environment: dict[str, str], ray_folder: Path, tmp_path: Path
 ) -> None:
     process = start(tmp_path, environment, "--workers", "2")
-    run_until_the_first_epoch_is_saved(process)
+    folder = folder_in(run_until_the_first_epoch_is_saved(process))
     process.kill()
     process.communicate()
     assert_nothing_left(ray_folder)
+    saved = folder.steps()[-1]
+    assert saved < 48, "the run was over too soon"
     process = start(tmp_path, environment, "--workers", "2")
     printed, _ = process.communicate()
     assert process.returncode == 0, printed
-    assert re.search(r"resumed at step (?!48)\d+ of 48", printed), printed
-    assert_same_bits(folder_in(printed), two_workers)
+    # Nothing is done again but what came after the last save.
+    assert f"resumed at step {saved} of 48" in printed, printed
+    (restart,) = read_restarts(folder)
+    assert (restart.cause, restart.resumed_at) == ("the command was started again", saved)
+    assert_same_bits(folder, two_workers)
 
 
 @pytest.mark.slow

@@ -127,7 +127,10 @@ DAMAGES: dict[str, tuple[Callable[[str], None], str]] = {
     "other step": (sealed_again(as_json("model.json", lambda card: card.update(step=7))), "has other weights"),
     "pickle": (sealed_again(lambda files: files.update({"model.safetensors": b"cos\nsystem\n"})), "other weights"),
     "other mask": (sealed_again(other_mask), "example: .* % of the pixels of the stored image"),
-    "broken mask": (sealed_again(lambda files: files.update({"example_mask.png": b"GIF89a"})), "Unidentified"),
+    "broken mask": (
+        sealed_again(lambda files: files.update({"example_mask.png": b"GIF89a"})),
+        "example_mask.png is no PNG",
+    ),
     "no evaluation": (sealed_again(lambda files: files.update({"evaluation.npz": b"PK"})), "reproduced: "),
     "better scores": (sealed_again(tamper_scores), "evaluation.json says another mean IoU"),
     "no version.json": (sealed_again(without_facts), "is no version of a model"),

@@ -15,11 +15,11 @@ FINE, WRONG_TYPE, TOO_LARGE, UNUSABLE = 200, 415, 413, 422
 
 
 class Upload(NamedTuple):
-    """A file, and with what status it has to be answered; None: fine or unusable, as the decoder sees it."""
+    """A file, and with what status it has to be answered."""
 
     name: str
     contents: bytes
-    status: int | None
+    status: int
 
 
 def uploads() -> list[Upload]:
@@ -59,8 +59,8 @@ def _broken() -> Iterator[Upload]:
             yield Upload(f"{kind} cut off at {share:.0%}", whole[: int(share * len(whole))], UNUSABLE)
         flipped = bytearray(whole)
         flipped[len(whole) // 2] ^= 0xFF
-        # Only a PNG has checksums.
-        yield Upload(f"{kind} with a flipped byte", bytes(flipped), UNUSABLE if kind == "PNG" else None)
+        # A PNG has checksums and this byte of the JPEG is in a table; the WebP holds another picture.
+        yield Upload(f"{kind} with a flipped byte", bytes(flipped), FINE if kind == "WEBP" else UNUSABLE)
         header = bytearray(whole)
         header[12:24] = bytes(12)
         yield Upload(f"{kind} with zeros in its header", bytes(header), UNUSABLE)
@@ -109,7 +109,9 @@ def _bombs() -> Iterator[Upload]:
     yield Upload("png with 50 MB behind its pixels", _png(4, 4, rows=rows + bytes(50 * 2**20)), FINE)
     text = b"comment\0\0" + zlib.compress(bytes(80 * 2**20), 9)
     yield Upload("png with a comment of 80 MB", _png(4, 4, rows=rows, comment=text), UNUSABLE)
-    yield Upload("jpeg of thousands of scans", _many_scans(3000), UNUSABLE)
+    yield Upload("jpeg of thousands of scans", _many_scans(4000, 3000), UNUSABLE)
+    yield Upload("large jpeg of 100 scans", _many_scans(4000, 90), UNUSABLE)
+    yield Upload("small jpeg of 100 scans", _many_scans(40, 90), FINE)
 
 
 def _animated() -> Iterator[Upload]:
@@ -167,8 +169,8 @@ def _webp_header(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def _many_scans(number: int) -> bytes:
+def _many_scans(side: int, number: int) -> bytes:
     """Return a progressive JPEG whose last scan comes again and again: each costs a pass over all of its pixels."""
-    whole = _saved(Image.new("RGB", (4000, 4000)), "JPEG", progressive=True)
+    whole = _saved(Image.new("RGB", (side, side)), "JPEG", progressive=True)
     last = whole.rindex(b"\xff\xda")
     return whole[:-2] + whole[last:-2] * number + whole[-2:]

@@ -1,10 +1,14 @@
 import json
+import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
+from fcn_core import storage
 from services import tokens as command
 from services._access import Access, Token, Tokens, check_exposure, digest_of
 from services._problems import Problem
@@ -83,6 +87,33 @@ def test_changed_tokens_are_taken_up_and_broken_ones_are_not(lab: Path, file: Pa
     file.write_text("{")
     service.access.refresh()
     assert client.get("/metrics", headers=bearer("fcn_new")).status_code == 200
+
+
+def test_tokens_are_read_again_whatever_fails_and_while_a_champion_loads(
+    lab: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, loads, go = serving(lab, tokens=str(file), refresh_s=0.02), threading.Event(), threading.Event()
+    failures = iter([RuntimeError("no credentials"), OSError("no network")])
+
+    def refresh() -> None:
+        loads.set()
+        assert go.wait(60)
+
+    def read(url: str, whole: Callable[[str], bytes] = storage.read_bytes) -> bytes:
+        if failure := next(failures, None):
+            raise failure
+        return whole(url)
+
+    monkeypatch.setattr(service.models, "refresh", refresh)
+    monkeypatch.setattr(storage, "read_bytes", read)
+    with client_of(service) as client:
+        assert loads.wait(60)
+        write(file, carol="fcn_new")
+        deadline = time.monotonic() + 60
+        while client.get("/metrics", headers=bearer("fcn_new")).status_code == 401:
+            assert time.monotonic() < deadline
+        assert client.get("/metrics", headers=bearer(SECRET)).status_code == 401
+        go.set()
 
 
 @pytest.mark.parametrize("contents", ["", "{}", '{"tokens": [{"name": "a", "secret": "b"}]}'])

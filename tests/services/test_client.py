@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from services import _rle
 from services._service import Service
 from services.client import Client, ServiceError
 from tests.services.serving import encoded, scene
@@ -64,7 +63,7 @@ def test_descriptions_are_typed(ours: Client) -> None:
     found, mask = ours.describe(scene()), ours.mask(scene())
     for one in found.classes:
         if one.rle is not None:
-            assert np.array_equal(_rle.decode(one.rle.counts, *one.rle.size), mask == one.label)
+            assert np.array_equal(one.rle.mask(), mask == one.label)
     assert [model.version for model in ours.models()] == [2, 1]
 
 

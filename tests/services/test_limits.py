@@ -1,15 +1,18 @@
 """What is bounded: room, time, bytes; and what happens at the bounds."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 from starlette.types import Message
 
+from services import _uploads
 from services._app import create_app
 from services._service import Service
 from tests.services.serving import client_of, encoded, held_up, problem, scene, serving
@@ -66,15 +69,31 @@ def test_a_batch_needs_room_for_all_of_its_images(lab: Path) -> None:
         assert client.post("/v1/segment:batch", files=files).status_code == 200
 
 
+def passes(service: Service) -> list[int]:
+    """Return a list that gets an entry for each pass through the network of the champion that ends."""
+    found: list[int] = []
+    service.models.champion.predictor.network.register_forward_hook(lambda *_: found.append(1))
+    return found
+
+
+def wait_until_idle(service: Service) -> None:
+    """Wait until the thread of the inference has done, or given up, what it was given."""
+    service.stages._inference.submit(int).result(60)
+
+
 def test_a_deadline_ends_a_request_and_its_work(lab: Path) -> None:
     service = serving(lab, deadline_s=0.2)
-    with client_of(service) as client, held_up(service):
+    done = passes(service)
+    with client_of(service) as client, held_up(service) as go:
         start = time.perf_counter()
         answer = client.post("/v1/segment", content=IMAGE)
         assert problem(answer, 504) == "there was no answer within 0.2 s"
         assert time.perf_counter() - start < 5
         wait_until_waiting(client, 0)
         assert 'fcn_rejected_total{reason="deadline"} 1.0' in client.get("/metrics").text
+        go.set()
+        wait_until_idle(service)
+        assert done == []
 
 
 @pytest.mark.parametrize(("prefer", "status"), [("wait=0", 504), ("respond-async, wait=0", 504), ("wait=60", 200)])
@@ -164,17 +183,22 @@ def test_a_slow_upload_is_cut_off(lab: Path) -> None:
     chunk: Message = {"type": "http.request", "body": IMAGE[:10], "more_body": True}
     start, *_ = ask(service, [chunk, chunk], pause_s=30)
     assert start["status"] == 408
+    # The rest may still come: nobody may take it for the next request.
+    assert (b"connection", b"close") in start["headers"]
     assert service.uploads._held == 0
 
 
 def test_what_nobody_waits_for_is_not_done(lab: Path) -> None:
     service = serving(lab)
+    done = passes(service)
     with held_up(service):
         whole: Message = {"type": "http.request", "body": IMAGE, "more_body": False}
         started = time.perf_counter()
         start, *_ = ask(service, [whole, {"type": "http.disconnect"}], pause_s=0.2)
         assert time.perf_counter() - started < 5
     assert start["status"] == 499
+    wait_until_idle(service)
+    assert done == []
     assert b'fcn_rejected_total{reason="disconnected"} 1.0' in service.metrics.page([])
     assert b"fcn_waiting_images 0.0" in service.metrics.page([])
 
@@ -182,8 +206,11 @@ def test_what_nobody_waits_for_is_not_done(lab: Path) -> None:
 def test_a_request_that_is_cancelled_from_outside_is_not_done(lab: Path) -> None:
     service = serving(lab)
     whole: Message = {"type": "http.request", "body": IMAGE, "more_body": False}
+    done = passes(service)
     with held_up(service), pytest.raises(TimeoutError):
         ask(service, [whole], pause_s=0, patience_s=0.3)
+    wait_until_idle(service)
+    assert done == []
     page = service.metrics.page([])
     assert b'fcn_rejected_total{reason="disconnected"} 1.0' in page
     assert b'fcn_requests_total{method="POST",route="/v1/segment",status="499"} 1.0' in page
@@ -196,6 +223,40 @@ def test_a_client_that_leaves_in_the_middle_of_an_upload_is_no_failure(lab: Path
     start, *_ = ask(service, [chunk, {"type": "http.disconnect"}], pause_s=0)
     assert start["status"] == 499
     assert service.uploads._held == 0
+
+
+def test_a_form_is_counted_while_its_files_are_copied(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, held = serving(lab), list[int]()
+
+    async def files(*arguments: Any, whole: Any = _uploads._files) -> list[bytes]:  # noqa: ANN401 -- as they are.
+        held.append(service.uploads._held)
+        found: list[bytes] = await whole(*arguments)
+        return found
+
+    monkeypatch.setattr(_uploads, "_files", files)
+    with client_of(service) as client:
+        assert client.post("/v1/segment", files={"image": ("a", IMAGE)}).status_code == 200
+    assert held[0] > len(IMAGE)
+    assert service.uploads._held == 0
+
+
+def test_whoever_is_turned_away_is_counted(lab: Path) -> None:
+    service = serving(lab, max_body_bytes=2**16, max_waiting=1, max_images=1, rate_per_s=0.1, receive_s=0.2)
+    chunk: Message = {"type": "http.request", "body": IMAGE[:10], "more_body": True}
+    with client_of(service) as client:
+        statuses = [client.post("/v1/segment", content=body).status_code for body in (bytes(2**17), IMAGE)]
+    assert statuses == [413, 429]
+    service.access.spend = lambda *_: None  # type: ignore[method-assign]
+    ask(service, [chunk, chunk], pause_s=30)
+    ask(service, [chunk, {"type": "http.disconnect"}], pause_s=0)
+    service.uploads._held = 2**16
+    ask(service, [chunk], pause_s=0)
+    with service.stages.room(1):
+        ask(service, [chunk], pause_s=0)
+    page = service.metrics.page([]).decode()
+    counted = re.findall(r'fcn_rejected_total{reason="(.+)"} (.+)', page)
+    reasons = ("size", "rate", "slow upload", "disconnected", "receiving", "capacity")
+    assert counted == [(reason, "1.0") for reason in reasons]
 
 
 def test_too_much_at_once_is_refused(lab: Path) -> None:

@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from fcn_core import storage
 from fcn_core.checkpoint import CARD, WEIGHTS
+from fcn_core.predict import Predictor
 from fcn_core.registry.gate import rollback
 from fcn_core.registry.store import MODELS, Registry
 from fcn_core.registry.version import EXAMPLE_MASK, Version
@@ -114,6 +115,10 @@ def another_mask(registry: Registry, other: Made) -> None:
     changed(registry, version, EXAMPLE_MASK, encoded(mask))
 
 
+def example_that_is_no_png(registry: Registry, other: Made) -> None:
+    changed(registry, registry.pack(NAME, other.candidate()), EXAMPLE_MASK, b"no PNG")
+
+
 def another_network(registry: Registry, other: Made) -> None:
     version = registry.pack(NAME, other.candidate())
     card = version.card.model_copy(update={"model": version.card.model.model_copy(update={"width": 0.1})})
@@ -125,7 +130,10 @@ def never_published(registry: Registry, other: Made) -> None:
     crown_as_it_is(registry, 7, "0" * 64)
 
 
-BROKEN = [damaged_weights, missing_file, other_weights_sealed_anew, another_mask, another_network, never_published]
+BROKEN = [
+    *(damaged_weights, missing_file, other_weights_sealed_anew, another_mask, example_that_is_no_png),
+    *(another_network, never_published),
+]
 
 
 @pytest.mark.parametrize("breaking", BROKEN, ids=lambda breaking: breaking.__name__)
@@ -162,6 +170,25 @@ def test_a_storage_that_is_away_for_a_while_changes_nothing(registry: Registry, 
     served.refresh()
     assert served.champion.version.label == "streets/1"
     away.rename(registry.url)
+    served.refresh()
+    assert served.champion.version.label == "streets/2"
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("tried to allocate"), OSError("stale file handle")])
+@pytest.mark.parametrize("method", ["scores", "labels"])
+def test_a_proof_that_cannot_be_made_is_tried_again(
+    registry: Registry, other: Made, monkeypatch: pytest.MonkeyPatch, error: Exception, method: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    served = models(registry)
+    crown_another(registry, other)
+    with monkeypatch.context() as patched:
+        patched.setattr(Predictor, method, fail)
+        with pytest.raises(type(error)):
+            served.refresh()
+    assert (served.champion.version.label, served.refused) == ("streets/1", ())
     served.refresh()
     assert served.champion.version.label == "streets/2"
 
@@ -213,6 +240,15 @@ def test_a_version_asked_for_by_number_must_prove_itself_too(registry: Registry,
     (Path(version.url) / EXAMPLE_MASK).unlink()
     with pytest.raises(RefusedError, match="streets/2"):
         models(registry, versions=[2])
+
+
+def test_a_champion_that_is_named_too_is_loaded_once(registry: Registry, other: Made) -> None:
+    served = models(registry, versions=[1])
+    first = served.champion
+    assert served.get(1) is first
+    crown_another(registry, other)
+    served.refresh()
+    assert served.get(1) is first
 
 
 def test_a_running_service_takes_up_a_champion_between_two_answers(registry: Registry, other: Made) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
+from services._app import create_app
 from services._problems import MEDIA_TYPE
 from services._service import Service
 from tests.services.serving import client_of, encoded, opened, problem, scene, serving
@@ -108,7 +110,7 @@ def test_a_failure_is_a_problem_without_details(lab: Path) -> None:
         assert answer.json()["detail"] == "the service failed; its log says why, under this request_id"
         assert "division" not in answer.text
         assert answer.headers["x-content-type-options"] == "nosniff"
-        assert answer.json()["request_id"]
+        assert answer.json()["request_id"] == answer.headers["x-request-id"]
         assert client.get("/readyz").status_code == 200
 
 
@@ -151,6 +153,18 @@ def test_every_response_has_an_id_and_security_headers(client: TestClient) -> No
         assert "access-control-allow-origin" not in headers
     assert client.get("/healthz", headers={"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
     assert client.get("/healthz", headers={"x-request-id": "a b" * 99}).headers["x-request-id"] != "a b" * 99
+
+
+def test_web_sockets_are_refused(client: TestClient) -> None:
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/v1/segment"):
+        pass
+
+
+def test_behind_serve_problems_name_the_id_that_serve_sends_back(service: Service) -> None:
+    client = TestClient(create_app(service, echo_request_id=False), base_url="http://127.0.0.1")
+    answer = client.get("/nothing", headers={"x-request-id": "a b"})
+    assert answer.json()["request_id"] == "a b"
+    assert "x-request-id" not in answer.headers
 
 
 def test_other_sites_may_not_ask(client: TestClient) -> None:

@@ -19,8 +19,8 @@ from services._fields import FOLDER
 from services._models import Served
 from services._service import Service
 from tests.registry.made import Made, evaluated, made_champion
-from tests.services.browser import Watch, chromium, listening, opened_page
-from tests.services.serving import Pixels, client_of, encoded, held_up, scene, serving
+from tests.services.browser import Watch, chromium, opened_page
+from tests.services.serving import Pixels, client_of, encoded, held_up, listening, scene, serving
 from tests.services.test_access import write
 from tests.tiny import changed, train
 

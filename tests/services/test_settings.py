@@ -2,9 +2,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from PIL import Image
 
+import services
 from jobs._cli import parse
-from services._settings import Serving, read_settings
+from services._settings import MOST_PIXELS, Serving, read_settings
 from services.segmentation import Segmentation, _device, build
 
 
@@ -34,11 +37,16 @@ def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ({"tile": 100}, "multiple of 32"),
         ({"max_images": 20}, "max_images 20 could never be admitted: max_waiting is 16"),
         ({"deadline_s": 0}, "deadline_s"),
+        ({"max_pixels": MOST_PIXELS + 1}, "max_pixels"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_settings(Serving, arguments, {})
+
+
+def test_as_many_pixels_may_be_allowed_as_pillow_opens() -> None:
+    assert Image.MAX_IMAGE_PIXELS == MOST_PIXELS
 
 
 def test_a_misspelt_variable_is_named() -> None:
@@ -66,6 +74,15 @@ def test_the_deployment_asks_for_what_the_settings_say(tmp_path: Path, monkeypat
     assert build({"device": "cpu"})._bound_deployment.ray_actor_options["num_gpus"] == 0
     with pytest.raises(ValueError, match="modle"):
         build({"modle": "streets"})
+
+
+@pytest.mark.parametrize("name", ["segmentation", "experiments"])
+def test_configurations_leave_to_the_code_what_replicas_ask_for(name: str) -> None:
+    # Ray would take options of a configuration in place of the code's, and the GPU would be lost.
+    configuration = yaml.safe_load((Path(services.__path__[0]) / f"{name}.yaml").read_text())
+    deployments = [one for application in configuration["applications"] for one in application["deployments"]]
+    assert deployments
+    assert not [one["name"] for one in deployments if "ray_actor_options" in one]
 
 
 def test_a_gpu_that_is_asked_for_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 import json
 import shutil
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from fcn_core.comparison import Entrant, arms_of, compare
 from fcn_core.metrics.rules import Rule
 from fcn_core.registry.store import MODELS, Registry
 from fcn_core.stored import read_evaluation
+from tests.faulty import Fault, faulty_s3
 from tests.registry.made import NAME
 from tests.services.lab.conftest import Place
 from tests.services.lab.made import FakeCluster, add_run, client_of, epochs_of, lab_of
@@ -248,11 +251,40 @@ def test_a_storage_that_does_not_answer_is_a_problem(
         assert client.get("/healthz").status_code == 200
 
 
+def test_a_storage_that_hangs_holds_up_nothing_else(
+    cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with faulty_s3(monkeypatch, deadline_s=300.0, patience_s=300.0) as s3:
+        run_id = add_run(tmp_path, {})
+        copy_to(f"s3://lab/{tmp_path.name}", tmp_path)
+        asked = ("/v1/runs", f"/v1/runs/{run_id}/epochs")
+        with client_of(lab_of(f"s3://lab/{tmp_path.name}", cluster, patience_s=0.5)) as client:
+            wait_for(lambda: {client.get(path).status_code for path in asked} == {200})
+            with s3.failing(Fault("hang", ".")), ThreadPoolExecutor(51) as threads:
+                # More than the service has threads.
+                waiting = [threads.submit(client.get, path) for path in asked * 25]
+                assert threads.submit(client.get, "/v1/jobs").result(60).status_code == 200
+                assert {one.result(60).status_code for one in waiting} <= {200, 503}
+                wait_for(lambda: {client.get(path).status_code for path in asked} == {503})
+            wait_for(lambda: {client.get(path).status_code for path in asked} == {200})
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def copy_to(url: str, folder: Path) -> None:
+    for file in sorted((folder / "runs").rglob("*")):
+        if file.is_file():
+            storage.write_bytes(f"{url}/{file.relative_to(folder)}", file.read_bytes())
+
+
 def test_buckets_are_read_as_folders_are(bucket: str, cluster: FakeCluster, tmp_path: Path) -> None:
     run_id = add_run(tmp_path, {})
-    for file in sorted((tmp_path / "runs").rglob("*")):
-        if file.is_file():
-            storage.write_bytes(f"{bucket}/{tmp_path.name}/{file.relative_to(tmp_path)}", file.read_bytes())
+    copy_to(f"{bucket}/{tmp_path.name}", tmp_path)
     ours, theirs = lab_of(tmp_path, cluster), lab_of(f"{bucket}/{tmp_path.name}", cluster)
     with client_of(ours) as local, client_of(theirs) as remote:
         for path in ("/v1/runs", f"/v1/runs/{run_id}", f"/v1/runs/{run_id}/evaluations/val", "/v1/models"):
