@@ -39,7 +39,7 @@ class SweepCommand(Command):
     """Search learning rates, skip configurations and any other settings: many training runs, side by side.
 
     The same command again goes on: finished trials are not run again, and the others resume where they were. With more
-    trials it adds to them.
+    trials it adds to them, but for pbt, where the size of the population makes another sweep.
     """
 
     model_config = FROM_OUTSIDE
@@ -96,6 +96,9 @@ def sweep(command: SweepCommand, job: Job, console: Console) -> str:
     metric = metric_of(asked.metric, classes, last=asked.by_last_epoch)
     url = storage.join(root, "sweeps", asked.sweep_id)
     console.say(f"sweep {asked.sweep_id} in {url}")
+    console.say(
+        f"to watch     tensorboard --logdir {storage.join(root, 'ray', asked.sweep_id)}  (pip install tensorboard)"
+    )
     for place in (root, asked.run.data.path):
         if place is not None:
             storage.check_access(place)
@@ -112,7 +115,7 @@ def sweep(command: SweepCommand, job: Job, console: Console) -> str:
         # On a new Ray: runs that a budget cut off have left their CPUs taken in the old one.
         with nullcontext() if is_over else cluster(launch):
             report = report_sweep(study, url, launch, command.finalists, console)
-            if command.promote is not None and report.best_run is not None and study.remaining == 0:
+            if command.promote is not None:
                 _promote(study, report.best_run, command.promote, launch, console)
     _check_outcomes(study, console)
     return url
@@ -191,8 +194,17 @@ def _check_outcomes(study: Study, console: Console) -> None:
         raise RunFailedError(f"{len(failed)} runs failed, among them {failed[0].run_id}: {failed[0].reason}")
 
 
-def _promote(study: Study, run_id: str, model: str, launch: Launch, console: Console) -> None:
-    """Let the best run through the gate."""
+def _promote(study: Study, run_id: str | None, model: str, launch: Launch, console: Console) -> None:
+    """Let the best run through the gate, once all have ended.
+
+    Raises:
+        RunFailedError: no run is worth it, or the gate does not let it pass.
+    """
+    if study.remaining:
+        console.say(f"nothing is promoted as {model} before all runs have ended")
+        return
+    if run_id is None:
+        raise RunFailedError(f"nothing is promoted as {model}: no trial ended well")
     evaluation = command_for(run_id, launch, study.sweep.judged_step).folder
     resources = {name: getattr(launch, name) for name in Resources.model_fields}
     entry = promote_run(PromoteCommand(run=run_id, model=model, evaluation=evaluation, **resources), console)
@@ -204,7 +216,9 @@ def _run_trials(study: Study, launch: Launch, audits: Sequence[Audit], command: 
 
     from jobs._tune import METRIC, Suggestions, Watch, open_slots, scheduler, train_member
 
-    at_once = slots_of(launch, console)
+    at_once, device = slots_of(launch, console)
+    # Decided once: a trial that finds no GPU any more waits for one instead of training on CPUs.
+    launch = launch.model_copy(update={"device": device})
     runs, slots = len(study.sweep.keys(0)), open_slots(at_once)
     console.say(f"{command.trials} trials of {runs} runs; {at_once} at once, each on {launch.workers} workers")
     board, troubles = SweepBoard(study, console), list[Exception]()
@@ -227,9 +241,8 @@ def _run_trials(study: Study, launch: Launch, audits: Sequence[Audit], command: 
 
     suggestions = Suggestions(next_member)
     # Every start has a folder of its own: what goes on is told by the sweep's folder, not by Tune's pickles.
-    name = f"{study.sweep.sweep_id}-{datetime.now(UTC):%Y%m%d%H%M%S}"
-    ray_folder = storage.join(storage.absolute(launch.storage), "ray")
-    console.say(f"to watch     tensorboard --logdir {storage.join(ray_folder, name)}")
+    name = f"{datetime.now(UTC):%Y%m%d%H%M%S}"
+    ray_folder = storage.join(storage.absolute(launch.storage), "ray", study.sweep.sweep_id)
     tuner = tune.Tuner(
         # The trial itself only waits for its workers: a CPU of its own would be one too many, and 0 is refused.
         tune.with_resources(
@@ -262,11 +275,11 @@ def _run_trials(study: Study, launch: Launch, audits: Sequence[Audit], command: 
         raise troubles[0]
 
 
-def slots_of(launch: Launch, console: Console) -> int:
-    """Return how many trials the cluster holds at once.
+def slots_of(launch: Launch, console: Console) -> tuple[int, Literal["cpu", "cuda"]]:
+    """Return how many trials the cluster holds at once, and on what they train.
 
     Raises:
         ValueError: not even one; the message says what the cluster has.
     """
     asked = resources_per_worker(launch, console.say)
-    return max(1, room_for(asked) // launch.workers)
+    return max(1, room_for(asked) // launch.workers), "cuda" if "GPU" in asked else "cpu"

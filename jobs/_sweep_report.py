@@ -1,7 +1,7 @@
 """What is left when a sweep ends: a table, intervals of the best trials, figures and sweep.json."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
@@ -23,8 +23,12 @@ from jobs._runs import find_run
 from jobs._scores import number as in_percent
 from jobs._scores import span
 from jobs._space import Point
-from jobs._study import Outcome, Study, Sweep
+from jobs._study import Outcome, Status, Study, Sweep
 from jobs._sweep_figures import draw_sweep
+from jobs._team import Start, team
+from jobs._tracking import Ended, bring
+
+ON_MLFLOW: dict[Status, str] = {"finished": "FINISHED", "stopped": "KILLED", "diverged": "FAILED", "failed": "FAILED"}
 
 
 class Finalist(Value):
@@ -78,31 +82,46 @@ class Entry(NamedTuple):
     score: float
 
 
-def report_sweep(study: Study, url: str, resources: Resources, finalists: int, console: Console) -> SweepReport:
-    """Print and keep what came out of a sweep."""
-    console.rich.print(table(study))
+def report_sweep(
+    study: Study, url: str, resources: Resources, finalists: int, console: Console, start: Start = team
+) -> SweepReport:
+    """Print and keep what came out of a sweep, and bring it to MLflow."""
     best = [entry for entry in ranked(study) if _has_scores(study, entry)][:finalists]
-    evaluated = [_matrices(study, entry, resources, console) for entry in best]
+    evaluated = [_matrices(study, entry, resources, console, start) for entry in best]
     found = [_finalist(study, entry, ours, evaluated[0]) for entry, ours in zip(best, evaluated, strict=True)]
     report = SweepReport(
         sweep=study.sweep,
         points=study.points,
         outcomes=tuple(study.outcomes[key] for key in sorted(study.outcomes)),
         finalists=tuple(found),
-        generations=tuple(
-            Generation(number=number, stage=stage, parent=descent.parent, point=descent.point)
-            for stage, members in zip(study.sweep.stages, study.generations, strict=False)
-            for number, descent in members.items()
-        )
-        if study.sweep.population is not None
-        else (),
+        generations=_generations(study),
         rule=Rule().describe(evaluated[0][0].shape[2]) if evaluated else "",
     )
+    console.rich.print(table(study, report.finalists))
     _draw(study, url, report.rule, console)
     storage.write_bytes(storage.join(url, "sweep.json"), (report.model_dump_json(indent=1) + "\n").encode())
+    bring(_ended(study, storage.absolute(resources.storage)), console.say)
     _show_finalists(study, report, console)
     console.say(f"everything   {url}")
     return report
+
+
+def _generations(study: Study) -> tuple[Generation, ...]:
+    if study.sweep.population is None:
+        return ()
+    return tuple(
+        Generation(number=number, stage=stage, parent=descent.parent, point=descent.point)
+        for stage, members in zip(study.sweep.stages, study.generations, strict=False)
+        for number, descent in members.items()
+    )
+
+
+def _ended(study: Study, root: str) -> Iterator[Ended]:
+    """Yield what MLflow is told of the runs that have ended; a trial that was stopped could not tell it itself."""
+    for key, outcome in study.outcomes.items():
+        if outcome.run_id:
+            tags = {"fcn.sweep": study.sweep.sweep_id, "fcn.trial": key.name}
+            yield Ended(storage.join(root, "runs", outcome.run_id), ON_MLFLOW[outcome.status], tags)
 
 
 def _draw(study: Study, url: str, rule: str, console: Console) -> None:
@@ -131,19 +150,23 @@ def _has_scores(study: Study, entry: Entry) -> bool:
     return all(study.outcomes[key].status in ("finished", "stopped") for key in keys)
 
 
-def table(study: Study) -> Table:
-    """Return a table of all trials, the best first, with a column for each stage."""
+def table(study: Study, finalists: Sequence[Finalist] = ()) -> Table:
+    """Return a table of all trials, the best first, with a column for each stage and the intervals of finalists."""
     names = [name.split(".")[-1] for name in study.sweep.space.names]
     titles = study.sweep.stages if study.sweep.staged else (study.sweep.metric,)
     stages = [Column(title, justify="right", no_wrap=True) for title in titles]
-    shown = Table("trial", *stages, *names, "state", box=SIMPLE_HEAD)
-    shown.caption = "in %; ± is the standard deviation over seeds and folds"
+    shown = Table("trial", *stages, Column("95 % interval", no_wrap=True), *names, "state", box=SIMPLE_HEAD)
+    shown.caption = (
+        "in %; ± is the standard deviation over seeds and folds; intervals are over images, of the evaluated trials"
+    )
     order = sorted(study.points, key=lambda number: (-(study.score(number) or -1.0), number))
     for number in order:
         cells = [_with_spread(study, number, stage) for stage in study.sweep.judged]
+        spans = [f"{span(one.score)} {one.stage}".strip() for one in finalists if one.number == number]
         states = sorted({outcome.status for key, outcome in study.outcomes.items() if key.number == number})
         values = [f"{value:g}" if isinstance(value, float) else str(value) for value in study.point(number).values()]
-        shown.add_row(str(number), *cells, *values, ", ".join(states) or "not ended")
+        ended = ", ".join(states) or "not ended"
+        shown.add_row(str(number), *cells, "\n".join(spans) or "-", *values, ended)
     return shown
 
 
@@ -155,13 +178,15 @@ def _with_spread(study: Study, number: int, stage: str) -> str:
     return in_percent(mean(values)) + ("" if spread is None else f" ± {in_percent(spread)}")
 
 
-def _matrices(study: Study, entry: Entry, resources: Resources, console: Console) -> list[NDArray[np.int64]]:
+def _matrices(
+    study: Study, entry: Entry, resources: Resources, console: Console, start: Start
+) -> list[NDArray[np.int64]]:
     """Return the confusion matrices of all images for each seed of a trial; folds hold different images."""
     by_seed: dict[int, list[Evaluation]] = {}
     for key in study.sweep.keys(entry.number):
         if key.stage == entry.stage:
             target = find_run(study.outcomes[key].run_id, resources.storage)
-            made = evaluate_run(target, command_for(target.url, resources, study.sweep.judged_step), console)
+            made = evaluate_run(target, command_for(target.url, resources, study.sweep.judged_step), console, start)
             by_seed.setdefault(key.repeat, []).append(made.evaluation)
     return [Evaluation.merge(parts).confusion for parts in by_seed.values()]
 

@@ -8,11 +8,12 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from fcn_core.checkpoint import Epoch, RunFolder, Say, best_epoch
@@ -90,6 +91,29 @@ def tracking(run: Run, url: str, say: Say, tags: Mapping[str, str] | None = None
         follower.end(status)
 
 
+class Ended(NamedTuple):
+    """A run that has ended: its folder, what it shall be on the server (FINISHED, FAILED or KILLED), and more tags."""
+
+    url: str
+    status: str
+    tags: Mapping[str, str]
+
+
+def bring(runs: Iterable[Ended], say: Say) -> None:
+    """Let the server have whatever of these runs it lacks, until one does not arrive within `END_S`."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    for ended in runs if uri else ():
+        facts = RunFolder(ended.url).read_run()
+        if facts is None:
+            # It never began.
+            continue
+        copy = partial(_Copy, Run.model_validate(facts["settings"]), ended.url, ended.tags)
+        if not _Follower(copy, uri or "", lambda _: None).end(ended.status):
+            place = _without_password(uri or "")
+            say(f"MLflow at {place} lacks runs of this sweep: the same command again brings them there")
+            return
+
+
 class _Follower:
     """Copies in a thread of its own, again and again while the server is away."""
 
@@ -108,14 +132,15 @@ class _Follower:
     def new_epoch(self) -> None:
         self._news.set()
 
-    def end(self, status: str) -> None:
-        """Wait a little until the server has everything, or say that it has not."""
+    def end(self, status: str) -> bool:
+        """Wait a little until the server has everything, or say that it has not; return whether it has."""
         self._status = status
         self._ended.set()
         self._news.set()
         self._thread.join(END_S)
         if not self._complete:
             self._say(f"MLflow at {self._place} lacks the rest of this run: the same command again brings it there")
+        return self._complete
 
     def _follow(self) -> None:
         while True:
@@ -212,12 +237,14 @@ class _Copy:
         return str(found.experiment_id if found else self._client.create_experiment(name))
 
     def _run(self, experiment: str, run: Run, tags: Mapping[str, str]) -> str:
-        from mlflow.entities import Param
+        from mlflow.entities import Param, RunTag
 
         found = self._client.search_runs([experiment], f"tags.`fcn.run_id` = '{run.run_id}'")
         ours = found[-1] if found else self._client.create_run(experiment, self._began_ms, dict(tags), run.name)
         params = [Param(key, value) for key, value in _params(run).items() if key not in ours.data.params]
-        self._client.log_batch(ours.info.run_id, params=params)
+        # A trial began without those of its sweep.
+        more = [RunTag(key, value) for key, value in tags.items() if ours.data.tags.get(key) != value]
+        self._client.log_batch(ours.info.run_id, params=params, tags=more)
         if ours.info.status != "RUNNING":
             self._client.update_run(ours.info.run_id, "RUNNING")
         return str(ours.info.run_id)

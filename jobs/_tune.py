@@ -4,18 +4,21 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import ray
 from ray import tune
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.exceptions import RayActorError, RayError
 from ray.train import UserCallback
 from ray.tune import Callback
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.queue import Queue
 
 from fcn_core import storage
@@ -45,6 +48,8 @@ ENDING_S = 60.0
 """How long a trial waits for one of the same run that outlives its sweep for a moment."""
 ABORT_S = 60.0
 """The longest that the workers of a stopped run are waited for."""
+FREE_EVERY_S = 2.0
+"""Time between looks for CPUs that nobody holds any more."""
 
 
 class Slots:
@@ -91,6 +96,9 @@ def train_member(
     except NonFiniteLossError as error:
         tune.report({METRIC: 0.0, "epoch": run.optim.last_epoch, "diverged": str(error)})
     except Exception as error:
+        if isinstance(error.__cause__, RayActorError):
+            # Who directs the workers was lost: Tune tries the trial again.
+            raise
         # Raised, it would be tried again, to no avail: what can pass was tried again by Ray Train.
         tune.report({METRIC: 0.0, "epoch": 0, "failed": _last_line(error)})
 
@@ -195,6 +203,13 @@ class Watch(_NotPickled, Callback):  # type: ignore[misc] # Ray's classes have n
         self._show = show
         self._ended = ended
         self._controllers: dict[str, Any] = {}
+        self._looked = time.monotonic()
+
+    def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
+        """Give back what trials held whose process died."""
+        if time.monotonic() - self._looked >= FREE_EVERY_S:
+            free_orphans()
+            self._looked = time.monotonic()
 
     def on_trial_result(
         self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -247,9 +262,26 @@ def _abort(controller: Any) -> None:
         return
     try:
         ray.get(controller.abort.remote(), timeout=ABORT_S)
-    except (RayActorError, GetTimeoutError):
-        # It leaves when it is done, or has left before.
+    except RayError:
+        # It leaves when it is done, or has left before; whatever else it raises, the trial is to end.
         return
+
+
+def free_orphans() -> None:
+    """Remove the placement groups of this job whose creator, an actor that directed workers, is dead.
+
+    Ray keeps such a group, and the CPUs of its workers, until the job ends. Train's own cleaner asks the dashboard who
+    is alive, which a Ray of our own does not have, and learns of a group only when all its workers have started.
+    """
+    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id()).binary()
+    # Of groups that no actor made, such as Tune's own, Ray says that it is dead.
+    nobody = (b"", ray.ActorID.nil().binary())
+    # The public table of groups does not tell whose they are.
+    for row in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():  # noqa: SLF001
+        group = PlacementGroupTableData.FromString(row)
+        of_dead_actor = group.creator_actor_dead and group.creator_actor_id not in nobody
+        if of_dead_actor and group.creator_job_id == job and group.state != PlacementGroupTableData.REMOVED:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 
 def _numbers(epoch: Epoch) -> dict[str, Any]:

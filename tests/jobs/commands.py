@@ -187,6 +187,9 @@ class Head(NamedTuple):
     """A Ray cluster of one node with two CPUs, to which jobs are submitted with a token."""
 
     address: str
+    """Of the dashboard."""
+    gcs: str
+    """What RAY_ADDRESS names."""
     environment: Mapping[str, str]
 
     def metrics(self) -> list[Sample]:
@@ -223,7 +226,7 @@ def ray_head(environment: Mapping[str, str]) -> Iterator[Head]:
     )
     try:
         wait_for(dashboard)
-        yield Head(f"http://127.0.0.1:{dashboard}", ours)
+        yield Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", ours)
     finally:
         head.terminate()
         head.wait()

@@ -4,90 +4,26 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from fcn_core import storage
 from fcn_core.checkpoint import RunFolder
 from fcn_core.evaluation import Evaluation
 from jobs._alone import alone
-from jobs._cli import Launch, read_job
+from jobs._cli import Launch
 from jobs._console import Console
-from jobs._metric import Metric
-from jobs._metrics import RUN
 from jobs._space import Choice
-from jobs._study import Key, Outcome, Place, Study, Sweep
-from jobs._sweep import SweepCommand, asked_for, main, slots_of
-from tests.jobs.commands import ROOT, Head, Refused, ray_head
+from jobs._study import Key
+from jobs._sweep import main, slots_of
+from tests.jobs.commands import Refused, processes_of
+from tests.jobs.sweeping import ONE_NUMBER, SETTINGS, asked, finish, report_in, run_of, start, study, trained
 from tests.jobs.test_train import assert_nothing_left
-from tests.tiny import assert_same_bits
-
-SETTINGS = [
-    "--data.streets.num_train=24",
-    "--data.streets.num_val=4",
-    "--model.width=0.06",
-    "--model.fc_channels=8",
-    "--optim.batch_size=12",
-    "--optim.epochs=2",
-]
-FOUR = ["--trials=4", "--finalists=2"]
-ONE_NUMBER = [
-    "--search=loss.dice=",
-    "--search=model.upsampling=",
-    "--search=optim.weight_decay=",
-    "--search=model.stride=",
-]
-"""Leaves only the learning rate."""
-KILLS = 10
 
 pytestmark = pytest.mark.timeout(900)
-
-
-def asked(*arguments: str) -> Sweep:
-    command, job = read_job(SweepCommand, ["streets", *SETTINGS, *arguments])
-    return asked_for(command, job.run)
-
-
-def study(place: Path, *arguments: str, trials: int) -> Study:
-    """Return what is known of a sweep."""
-    sweep = asked(*arguments)
-    kept, metric = Place(f"{place}/sweeps/{sweep.sweep_id}"), Metric(last=sweep.by_last_epoch)
-    return Study(sweep, kept, f"{place}/runs", trials, metric)
-
-
-def start(place: Path, environment: Mapping[str, str], *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "jobs/sweep.py", "streets", *SETTINGS, "--storage", str(place), *more]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-
-
-def finish(place: Path, environment: Mapping[str, str], *more: str, code: int = 0) -> str:
-    process = start(place, environment, *more)
-    printed, _ = process.communicate()
-    assert process.returncode == code, printed
-    assert "Traceback" not in printed
-    return printed
-
-
-def report_in(place: Path) -> dict[str, Any]:
-    (url,) = (place / "sweeps").glob("*/sweep.json")
-    found: dict[str, Any] = json.loads(url.read_text())
-    return found
-
-
-def run_of(place: Path, outcome: Outcome) -> RunFolder:
-    return RunFolder(f"{place}/runs/{outcome.run_id}")
 
 
 def test_a_setting_joins_the_search_as_it_is_typed() -> None:
@@ -185,7 +121,9 @@ def test_as_many_trials_are_started_at_once_as_the_nodes_hold(
     monkeypatch.setattr("ray.cluster_resources", lambda: whole)
     monkeypatch.setattr("ray.nodes", lambda: [dead, *({"Alive": True, "Resources": node} for node in nodes)])
     with Console() as console:
-        assert slots_of(launch, console) == slots
+        found, device = slots_of(launch, console)
+    on_gpus = launch.device != "cpu" and any("GPU" in node for node in nodes)
+    assert (found, device) == (slots, "cuda" if on_gpus else "cpu")
 
 
 @pytest.mark.parametrize(
@@ -204,158 +142,7 @@ def test_workers_that_can_never_fit_are_refused(launch: Launch, message: str, mo
         slots_of(launch, console)
 
 
-@pytest.fixture(scope="module")
-def whole(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The storage of a sweep never stopped."""
-    place = tmp_path_factory.mktemp("whole")
-    finish(place, environment, *FOUR)
-    return place
-
-
-@pytest.mark.slow
-def test_a_sweep_leaves_all_that_it_promises(whole: Path, environment: dict[str, str], ray_folder: Path) -> None:
-    report, known = report_in(whole), study(whole, trials=4)
-    assert report["sweep"] == json.loads(asked().model_dump_json())
-    assert known.remaining == 0
-    assert [Outcome.model_validate(outcome) for outcome in report["outcomes"]] == list(known.outcomes.values())
-    assert {int(number): point for number, point in report["points"].items()} == known.points
-    assert len({json.dumps(point) for point in known.points.values()}) == 4
-    ranked = sorted(known.outcomes.values(), key=lambda outcome: -(outcome.score or 0))
-    assert [finalist["number"] for finalist in report["finalists"]] == [outcome.number for outcome in ranked[:2]]
-    for outcome in known.outcomes.values():
-        folder = run_of(whole, outcome)
-        assert (outcome.status, outcome.epochs, len(folder.read_epochs())) == ("finished", 2, 2)
-        storage.verify(folder.checkpoint(folder.steps()[-1]))
-        assert list((whole / "ray").glob(f"*/{outcome.run_id}/events.out.tfevents.*")), "no TensorBoard file"
-    assert_nothing_left(ray_folder)
-    printed = finish(whole, environment, *FOUR)
-    assert "4 runs of this sweep have ended before" in printed
-    assert "at once" not in printed
-    assert report_in(whole) == report
-
-
-def changes(place: Path) -> int:
-    """Return how much a sweep has left: points, run.json, epochs, checkpoints, outcomes, each on its way too."""
-    paths = [*place.glob("sweeps/*/*/*"), *place.glob("runs/*/*"), *place.glob("runs/*/checkpoints/*")]
-    return len(paths) + sum(path.read_text().count("\n") for path in place.glob("runs/*/epochs.jsonl"))
-
-
-def trained(place: Path, outcome: Outcome) -> dict[str, int]:
-    """Return when each file of training was written."""
-    folder = place / "runs" / outcome.run_id
-    files = [folder / "run.json", folder / "epochs.jsonl", *folder.glob("checkpoints/*/*")]
-    return {str(path): path.stat().st_mtime_ns for path in files}
-
-
-def killed(place: Path, environment: Mapping[str, str], chance: np.random.Generator, most: int) -> int:
-    """Kill the driver of a sweep so often, or until it is over, let it end, and return how often it was killed."""
-    noted: dict[Key, Outcome] = {}
-    files: dict[str, int] = {}
-    kills = 0
-    while kills < most:
-        process = start(place, environment, *FOUR)
-        enough = changes(place) + chance.integers(5)
-        while changes(place) < enough and process.poll() is None:
-            time.sleep(0.005)
-        time.sleep(chance.random() ** 4)
-        if process.poll() is not None:
-            break
-        process.kill()
-        process.communicate()
-        kills += 1
-        known = study(place, trials=4)
-        assert {key: known.outcomes[key] for key in noted} == noted
-        noted = dict(known.outcomes)
-        for outcome in noted.values():
-            files = trained(place, outcome) | files
-    finish(place, environment, *FOUR)
-    assert {path: Path(path).stat().st_mtime_ns for path in files} == files, "what had ended was trained again"
-    return kills
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_a_sweep_that_is_killed_again_and_again_ends_as_if_never_stopped(
-    whole: Path, environment: dict[str, str], ray_folder: Path, tmp_path: Path
-) -> None:
-    """Ten times; a sweep that is over before makes way for another."""
-    chance, kills = np.random.default_rng(1), 0
-    for number in range(KILLS):
-        place = tmp_path / str(number)
-        more = killed(place, environment, chance, KILLS - kills)
-        assert more > 0, "the sweep was over before it was killed"
-        kills += more
-        ours, theirs = study(place, trials=4), study(whole, trials=4)
-        assert (ours.points, ours.outcomes) == (theirs.points, theirs.outcomes)
-        assert len(list((place / "runs").iterdir())) == 4
-        for outcome in ours.outcomes.values():
-            assert_same_bits(run_of(place, outcome), run_of(whole, outcome))
-        assert report_in(place) == report_in(whole)
-        if kills == KILLS:
-            break
-    assert kills == KILLS
-    assert_nothing_left(ray_folder)
-
-
-@pytest.mark.slow
-def test_dashboards_show_the_trials_of_a_submitted_sweep(
-    environment: dict[str, str], ray_folder: Path, tmp_path: Path
-) -> None:
-    arguments = ["streets", *SETTINGS, "--storage", str(tmp_path), "--trials=2", "--finalists=1"]
-    # Such short runs would be over before Ray exports what they tell, every 10 s.
-    with ray_head(environment | {"RAY_metrics_report_interval_ms": "500"}) as head, ThreadPoolExecutor() as threads:
-        job = threads.submit(head.submit, "jobs/sweep.py", *arguments)
-        shown, told = watched(head, job)
-        assert job.result().returncode == 0, job.result().stdout + job.result().stderr
-    known = study(tmp_path, trials=2)
-    assert known.remaining == 0
-    runs = {outcome.run_id for outcome in known.outcomes.values()}
-    assert shown == runs
-    assert {(name, run) for name, run in told if name.startswith("ray_fcn_train")} == {
-        (f"ray_{name}", run) for name in RUN for run in runs
-    }
-    for run in runs:
-        assert told["ray_fcn_train_running", run][0] == 1
-        assert max(told["ray_fcn_train_workers", run]) == 1
-        assert max(told["ray_fcn_train_restarts", run]) == 0
-        assert 0 < max(told["ray_fcn_train_mean_iou", run]) <= 1
-        assert 1 <= max(told["ray_fcn_train_epoch", run]) <= max(told["ray_fcn_train_steps", run])
-    sweep = known.sweep.sweep_id
-    assert max(told["ray_fcn_sweep_runs", f"{sweep} running"]) >= 1
-    assert max(told["ray_fcn_sweep_runs", f"{sweep} finished"]) == 2
-    assert max(told["ray_fcn_sweep_runs", f"{sweep} failed"]) == 0
-    scores = {outcome.score for outcome in known.outcomes.values()}
-    assert max(told["ray_fcn_sweep_best_score", f"{sweep} None"]) in scores
-    # Whatever of Ray's own the dashboards show, Ray tells; GPUs apart, which are not here.
-    names = {name for name, _ in told}
-    assert {name for name in rays_metrics() if "gpu" not in name} <= names
-    assert_nothing_left(ray_folder)
-
-
-def watched(head: Head, job: Future[Any]) -> tuple[set[str], dict[tuple[str, str], list[float]]]:
-    """Return the runs that Ray's Train page names, and all values of each metric by what it tells of."""
-    shown: set[str] = set()
-    told: dict[tuple[str, str], list[float]] = defaultdict(list)
-    while not job.done():
-        # Before the first run and after the last there is nothing that could answer.
-        with suppress(OSError):
-            shown |= {run["name"] for run in head.get("api/train/v2/runs/v1")["train_runs"]}
-        with suppress(OSError):
-            for sample in head.metrics():
-                labels = sample.labels
-                whose = labels.get("run") or f"{labels.get('sweep')} {labels.get('state')}"
-                told[sample.name, whose].append(sample.value)
-        time.sleep(0.5)
-    return shown, told
-
-
-def rays_metrics() -> set[str]:
-    folder = ROOT / "infra" / "monitoring"
-    texts = [path.read_text() for path in [folder / "alerts.yml", *folder.glob("dashboards/*.json")]]
-    return {name for text in texts for name in re.findall(r"ray_node_[a-z_]+", text)}
-
-
-ASHA = ["--scheduler=asha", "--grace-epochs=1", "--optim.epochs=4", "--finalists=1", *ONE_NUMBER]
+ASHA = ["--scheduler=asha", "--grace-epochs=1", "--optim.epochs=4", "--finalists=0", *ONE_NUMBER]
 
 
 @pytest.mark.slow
@@ -364,9 +151,9 @@ def test_what_is_stopped_early_stays_stopped_and_what_is_interrupted_is_not_take
 ) -> None:
     """Halves of the learning rates learn nothing at all."""
     asha = [*ASHA, "--search=optim.learning_rate=0.003,1e-12"]
-    process = start(tmp_path, environment, *asha, "--trials=6")
+    process = start(tmp_path, environment, *asha, "--trials=4")
     while not list(tmp_path.glob("runs/*/epochs.jsonl")):
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate()
@@ -374,20 +161,20 @@ def test_what_is_stopped_early_stays_stopped_and_what_is_interrupted_is_not_take
     assert printed.splitlines()[-1].startswith("interrupted")
     assert "Traceback" not in printed
     assert_nothing_left(ray_folder)
-    assert study(tmp_path, *asha, trials=6).outcomes == {}
-    printed = finish(tmp_path, environment, *asha, "--trials=6", "--budget-minutes=0.01")
-    assert "6 runs have not ended: the same command goes on with them" in printed
-    assert study(tmp_path, *asha, trials=6).outcomes == {}
-    finish(tmp_path, environment, *asha, "--trials=6")
-    first = study(tmp_path, *asha, trials=6)
+    assert study(tmp_path, *asha, trials=4).outcomes == {}
+    printed = finish(tmp_path, environment, *asha, "--trials=4", "--budget-minutes=0.01")
+    assert "4 runs have not ended: the same command goes on with them" in printed
+    assert study(tmp_path, *asha, trials=4).outcomes == {}
+    finish(tmp_path, environment, *asha, "--trials=4")
+    first = study(tmp_path, *asha, trials=4)
     assert first.remaining == 0
     stopped = [outcome for outcome in first.outcomes.values() if outcome.status == "stopped"]
     assert stopped
     for outcome in first.outcomes.values():
         assert (outcome.epochs < 4) == (outcome.status == "stopped")
         assert len(run_of(tmp_path, outcome).read_epochs()) == outcome.epochs
-    finish(tmp_path, environment, *asha, "--trials=7")
-    second = study(tmp_path, *asha, trials=7)
+    finish(tmp_path, environment, *asha, "--trials=5")
+    second = study(tmp_path, *asha, trials=5)
     assert second.remaining == 0
     assert {key: second.outcomes[key] for key in first.outcomes} == first.outcomes
     for outcome in stopped:
@@ -395,8 +182,39 @@ def test_what_is_stopped_early_stays_stopped_and_what_is_interrupted_is_not_take
 
 
 @pytest.mark.slow
+def test_a_trial_whose_process_dies_gives_back_its_cpus_and_is_trained_to_the_end(
+    environment: dict[str, str], ray_folder: Path, tmp_path: Path
+) -> None:
+    """Its workers had every CPU that there is."""
+    two = ["--trials=2", "--workers=2", "--finalists=0", "--optim.epochs=8"]
+    process = start(tmp_path, environment, *two, "--wait-for-nodes-s=120")
+    while not list(tmp_path.glob("runs/*/epochs.jsonl")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    # One works, and one waits for its place.
+    for pid in trials_of(ray_folder):
+        os.kill(pid, signal.SIGKILL)
+    (begun,) = [RunFolder(str(path.parent)) for path in tmp_path.glob("runs/*/epochs.jsonl")]
+    assert len(begun.read_epochs()) < 8
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    done = study(tmp_path, *two, trials=2)
+    assert [outcome.status for outcome in done.outcomes.values()] == ["finished"] * 2
+    for outcome in done.outcomes.values():
+        assert [epoch.epoch for epoch in run_of(tmp_path, outcome).read_epochs()] == list(range(1, 9))
+    assert_nothing_left(ray_folder)
+
+
+def trials_of(ray_folder: Path) -> list[int]:
+    """Return the ids of the processes of trials."""
+    found = [pid for pid, line in processes_of(ray_folder).items() if "ImplicitFunc" in line]
+    assert found, processes_of(ray_folder).values()
+    return found
+
+
+@pytest.mark.slow
 def test_stages_start_from_one_32s_and_what_failed_is_tried_again(environment: dict[str, str], tmp_path: Path) -> None:
-    staged = ["--staged", "--trials=1", "--finalists=4"]
+    staged = ["--staged", "--trials=1", "--finalists=0"]
     known = study(tmp_path, *staged, trials=1)
     first = known.next()
     assert first is not None
@@ -418,7 +236,6 @@ def test_stages_start_from_one_32s_and_what_failed_is_tried_again(environment: d
         facts = run_of(tmp_path, done.outcomes[Key(0, stage=stage)]).read_run()
         assert facts is not None
         assert facts["settings"]["model"]["start_from"] == start_from
-    assert {finalist["stage"] for finalist in report_in(tmp_path)["finalists"]} == {"32s", "16s", "8s", "at_once"}
 
 
 @pytest.mark.slow
@@ -456,7 +273,7 @@ def test_a_population_goes_on_where_it_was_and_its_best_member_becomes_champion(
     pbt = ["--method=pbt", "--trials=2", "--generation-epochs=1", "--finalists=1", "--promote=streets"]
     process = start(tmp_path, environment, *pbt)
     while not list(tmp_path.glob("sweeps/*/outcomes/*.json")):
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
     process.kill()
     process.communicate()

@@ -19,7 +19,7 @@ from fcn_core.checkpoint import Epoch, RunFolder
 from fcn_core.metrics.rules import Scores
 from fcn_core.settings import Run, override, setting_names
 from jobs import _tracking
-from jobs._tracking import DEFAULTS, _Copy, _Follower, _metric_names, check_tracking, tracking
+from jobs._tracking import DEFAULTS, Ended, _Copy, _Follower, _metric_names, bring, check_tracking, tracking
 from jobs._train import main, run_facts
 from tests.jobs.commands import ROOT, Refused
 from tests.jobs.test_train import folder_in, run_until_the_first_epoch_is_saved, start
@@ -310,6 +310,42 @@ def test_more_tags_and_another_experiment(
     there = client(tracked)
     (ours,) = there.search_runs([there.get_experiment_by_name("elsewhere").experiment_id])
     assert ours.data.tags["fcn.sweep"] == "widths"
+
+
+def test_a_trial_that_was_stopped_is_brought_by_the_sweep(
+    tracked: Server, run: Run, folder: RunFolder, tmp_path: Path
+) -> None:
+    """Its own process ended before it could tell."""
+    folder.write_epochs(epochs(2))
+    with pytest.raises(RuntimeError), tracking(run, folder.url, print):
+        raise RuntimeError
+    folder.write_epochs(epochs(3))
+    said: list[str] = []
+    never_began = Ended(str(tmp_path / "nowhere"), "FINISHED", {})
+    bring([never_began, Ended(folder.url, "KILLED", {"fcn.sweep": "rates", "fcn.trial": "0003-0-0"})], said.append)
+    ours = found(tracked, run)
+    assert (ours.info.status, ours.data.tags["fcn.sweep"], ours.data.tags["fcn.trial"]) == (
+        *("KILLED", "rates", "0003-0-0"),
+    )
+    assert [step for step, _ in points(tracked, run)["train_loss"]] == [1, 2, 3]
+    assert said == []
+
+
+def test_a_server_that_is_away_holds_up_the_end_of_a_sweep_once(
+    run: Run,
+    folder: RunFolder,
+    variables: None,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+    monkeypatch.setattr(_tracking, "END_S", 0.5)
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        place = f"127.0.0.1:{deaf.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@{place}")
+        bring([Ended(folder.url, "FINISHED", {})] * 3, said.append)
+    assert run.run_id in folder.url
+    assert said == [f"MLflow at http://{place} lacks runs of this sweep: the same command again brings them there"]
 
 
 def test_names_of_classes_are_made_legal(tracked: Server) -> None:
