@@ -136,7 +136,8 @@ def test_the_only_node_is_killed_and_the_command_started_again(
     for process in [*raylets(ray_folder), *workers(ray_folder)]:
         os.kill(process, signal.SIGKILL)
     command.end(code=1)
-    assert re.match("error: .*node", command.lines[-1]), command.lines
+    # Ray ends a driver without its raylet itself, and has the last word.
+    assert command.said("Raylet is terminated"), command.lines
     assert_nothing_left(ray_folder)
     command = start(tmp_path, environment)
     folder = command.end()
