@@ -2,7 +2,6 @@
 # Ray names the arguments of its callbacks and gives its objects no types.
 # ruff: noqa: ANN401, ARG002
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from jobs._cli import Launch
 from jobs._console import Console
 from jobs._metric import Metric
 from jobs._ray import CREDENTIALS, on_this_node
+from jobs._slots import Slots
 from jobs._study import Member, Status
 from jobs._train import train_on_cluster, write_run
 
@@ -50,32 +50,6 @@ ABORT_S = 60.0
 """The longest that the workers of a stopped run are waited for."""
 FREE_EVERY_S = 2.0
 """Time between looks for CPUs that nobody holds any more."""
-
-
-class Slots:
-    """Lets the first of those who ask go to work, as many as the cluster holds; the next has its process ready.
-
-    An actor: a process of a trial takes seconds to load torch, in which workers would stand idle.
-    """
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-        self._asked: list[str] = []
-        self._left = asyncio.Condition()
-
-    async def take(self, run_id: str) -> None:
-        """Wait until a run is among the first. One that asks again, since its process was lost, keeps its place."""
-        if run_id not in self._asked:
-            self._asked.append(run_id)
-        async with self._left:
-            await self._left.wait_for(lambda: run_id in self._asked[: self._number])
-
-    async def leave(self, run_id: str) -> None:
-        """Let the next one go to work."""
-        if run_id in self._asked:
-            self._asked.remove(run_id)
-        async with self._left:
-            self._left.notify_all()
 
 
 def open_slots(number: int) -> Any:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from jobs._tune import Slots
+from jobs._slots import Slots
 
 
 async def settle() -> None:
