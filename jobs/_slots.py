@@ -6,8 +6,7 @@ import asyncio
 class Slots:
     """Lets the first of those who ask go to work, as many as the cluster holds; the next has its process ready.
 
-    An actor: a process of a trial takes seconds to load torch, in which workers would stand idle. Its own process starts
-    without torch.
+    An actor, whose process starts without torch: that takes seconds, in which workers of a trial would stand idle.
     """
 
     def __init__(self, number: int) -> None:
