@@ -246,6 +246,7 @@ def test_changed_data_are_not_mixed_into_a_run(
     assert "the data changed since run" in printed.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_submitted_job_is_the_same_run(
     two_workers: RunFolder, environment: dict[str, str], ray_folder: Path, tmp_path: Path
 ) -> None:
