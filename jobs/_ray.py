@@ -46,6 +46,9 @@ address that is passed to `ray.init` it turns into that of the network. Ray must
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Where Ray tells the driver of a submitted job how it was submitted."""
 
+STARTS = 4
+"""How often a Ray of our own is started until it is given up."""
+
 ANSWER_S = 300.0
 """The longest that a node may take for a task that is nothing; for its first one it fetches our code."""
 
@@ -107,10 +110,10 @@ def _not_of_the_job(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def _start(cpus: int) -> None:
-    """Start a Ray of our own; it gives itself half a minute, which a busy machine may exceed once."""
+    """Start a Ray of our own; it gives itself half a minute, which a busy machine may exceed more than once."""
     import ray
 
-    for tries_left in (1, 0):
+    for tries_left in reversed(range(STARTS)):
         try:
             ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
         except Exception as error:
