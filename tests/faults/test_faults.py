@@ -201,7 +201,7 @@ class Cluster:
 
     def assert_nothing_left(self) -> None:
         """Wait until no actor of ours lives and no resources are reserved."""
-        head = Head(f"http://127.0.0.1:{self._dashboard}", self.environment)
+        head = Head(f"http://127.0.0.1:{self._dashboard}", f"127.0.0.1:{self.port}", self.environment)
         deadline = time.monotonic() + 60
         while left := [
             entry
