@@ -102,14 +102,16 @@ class Ended(NamedTuple):
 def bring(runs: Iterable[Ended], say: Say) -> None:
     """Let the server have whatever of these runs it lacks, until one does not arrive within `END_S`."""
     uri = os.environ.get("MLFLOW_TRACKING_URI")
-    for ended in runs if uri else ():
+    if not uri:
+        return
+    for ended in runs:
         facts = RunFolder(ended.url).read_run()
         if facts is None:
             # It never began.
             continue
         copy = partial(_Copy, Run.model_validate(facts["settings"]), ended.url, ended.tags)
-        if not _Follower(copy, uri or "", lambda _: None).end(ended.status):
-            place = _without_password(uri or "")
+        if not _Follower(copy, uri, lambda _: None).end(ended.status):
+            place = _without_password(uri)
             say(f"MLflow at {place} lacks runs of this sweep: the same command again brings them there")
             return
 
