@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -100,6 +101,16 @@ def tracked(server: Server, variables: None, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     monkeypatch.setattr(_tracking, "END_S", 60.0)
     return server
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
+    """A thread that was not waited for ends before its variables are taken away: it would go on without them."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "mlflow":
+            thread.join(60)
+            assert not thread.is_alive()
 
 
 @pytest.fixture
