@@ -6,7 +6,6 @@ from itertools import islice, product
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
-from scipy.stats import qmc
 
 from fcn_core.settings import Run, Value, override, setting_names
 from jobs._cli import explain
@@ -98,6 +97,8 @@ class Space(Value):
         A pure function of its arguments, so that a sweep that is typed again has the same trials (Halton, 1960;
         Bergstra and Bengio, JMLR 2012, on random search and low-discrepancy sequences).
         """
+        from scipy.stats import qmc
+
         sequence = qmc.Halton(len(self.dimensions), scramble=True, rng=seed)
         sequence.fast_forward(number)
         # In the order of names: the order in which they were given does not make another sweep.

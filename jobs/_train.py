@@ -26,7 +26,6 @@ from jobs._cli import Job, Launch, RunFailedError, as_yaml, exit_codes, parse
 from jobs._console import Console
 from jobs._metrics import RunMetrics
 from jobs._ray import KEEP_MEMORY, check_reach, cluster, environment_variables, resources_per_worker
-from jobs._report import report
 from jobs._tracking import check_tracking, tracking
 
 TRIES = 3
@@ -45,6 +44,9 @@ def main(stride: Stride) -> None:
 
             train_folds(job, console)
         else:
+            # Here, since workers import this module and draw nothing.
+            from jobs._report import report
+
             report(*run_job(job, console), job.run, console)
 
 
@@ -151,10 +153,11 @@ def train_on_cluster(
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
     from jobs._restarts import Restarts, TellRestarts, cause_of, describe, last_line
     from jobs._runtime import HeedSigterm
+    from jobs._trainer import Trainer
     from jobs._watch import Watch, sigterm_sets, start_board
 
     # A worker that hangs holds up all others; where it is alone, it is Ray that misses it.
@@ -163,7 +166,7 @@ def train_on_cluster(
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(launch.wait_for_nodes_s / (TRIES + 1)))
     resources = resources_per_worker(launch, console.say)
     board = start_board()
-    trainer = TorchTrainer(
+    trainer = Trainer(
         _worker,
         train_loop_config={"run": run, "launch": launch, "url": url, "audit": audited, "board": board},
         torch_config=TorchConfig(timeout_s=launch.timeout_s),

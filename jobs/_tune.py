@@ -2,23 +2,19 @@
 # Ray names the arguments of its callbacks and gives its objects no types.
 # ruff: noqa: ANN401, ARG002
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import ray
 from ray import tune
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
-from ray.exceptions import RayActorError, RayError
 from ray.train import UserCallback
 from ray.tune import Callback
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.placement_group import PlacementGroup, remove_placement_group
-from ray.util.queue import Queue
 
 from fcn_core import storage
 from fcn_core.checkpoint import Epoch, RunFolder
@@ -42,12 +38,8 @@ class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
 )
 
 METRIC = "score"
-CONTROLLER = "controller"
-"""Beside the numbers of an epoch: the handle of the actor that directs the workers, as long as they are at work."""
 ENDING_S = 60.0
 """How long a trial waits for one of the same run that outlives its sweep for a moment."""
-ABORT_S = 60.0
-"""The longest that the workers of a stopped run are waited for."""
 FREE_EVERY_S = 2.0
 """Time between looks for CPUs that nobody holds any more."""
 
@@ -70,9 +62,6 @@ def train_member(
     except NonFiniteLossError as error:
         tune.report({METRIC: 0.0, "epoch": run.optim.last_epoch, "diverged": str(error)})
     except Exception as error:
-        if isinstance(error.__cause__, RayActorError):
-            # Who directs the workers was lost: Tune tries the trial again.
-            raise
         # Raised, it would be tried again, to no avail: what can pass was tried again by Ray Train.
         tune.report({METRIC: 0.0, "epoch": 0, "failed": _last_line(error)})
 
@@ -87,44 +76,24 @@ def _train(run: Run, launch: Launch, audits: Sequence[Audit], metric: Metric, *,
         tune.report({**_numbers(epoch), METRIC: metric.of(seen) or 0.0})
     if not ended:
         # Sweeps that differ in how they search may have runs in common.
-        with alone(url, f"run {run.run_id}", console.say, ENDING_S), _forwarding() as queue:
-            train_on_cluster(run, launch, url, audited, console, [_Report(metric, seen, queue)])
-
-
-@contextmanager
-def _forwarding() -> Iterator[Queue]:
-    """Give a queue whose items are reported to Tune, all of them before the block ends.
-
-    Not by Ray's `TuneReportCallback`: what it brings while the function of the trial returns is put into a queue of one
-    place by the only thread that empties it, and the trial waits for ever.
-    """
-    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": on_this_node()})
-
-    def forward() -> None:
-        while (item := queue.get()) is not None:
-            tune.report(item)
-
-    thread = threading.Thread(target=forward, daemon=True)
-    thread.start()
-    try:
-        yield queue
-    finally:
-        queue.put(None)
-        thread.join()
+        with alone(url, f"run {run.run_id}", console.say, ENDING_S):
+            train_on_cluster(run, launch, url, audited, console, [_Report(metric, seen)])
 
 
 class _Report(UserCallback):  # type: ignore[misc] # Ray's classes have no types here.
-    """Hands what workers report on, with the score so far."""
+    """Reports to Tune what workers report, with the score so far; in the process of the trial, as `Trainer` has it.
 
-    def __init__(self, metric: Metric, seen: list[Scores], queue: Queue) -> None:
+    Not Ray's `TuneReportCallback`: what it brings while the function of the trial returns is put into a queue of one
+    place by the only thread that empties it, and the trial waits for ever.
+    """
+
+    def __init__(self, metric: Metric, seen: list[Scores]) -> None:
         self._metric = metric
         self._seen = seen
-        self._queue = queue
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         self._seen.append(Scores.model_validate({name: metrics[0][name] for name in Scores.model_fields}))
-        ours = {METRIC: self._metric.of(self._seen) or 0.0, CONTROLLER: ray.get_runtime_context().current_actor}
-        self._queue.put({**_scalars(metrics[0]), **ours})
+        tune.report({**_scalars(metrics[0]), METRIC: self._metric.of(self._seen) or 0.0})
 
 
 class _NotPickled:
@@ -176,7 +145,6 @@ class Watch(_NotPickled, Callback):  # type: ignore[misc] # Ray's classes have n
         self._slots = slots
         self._show = show
         self._ended = ended
-        self._controllers: dict[str, Any] = {}
         self._looked = time.monotonic()
 
     def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
@@ -189,24 +157,17 @@ class Watch(_NotPickled, Callback):  # type: ignore[misc] # Ray's classes have n
         self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Show an epoch."""
-        # Taken out here: what comes after us writes results to files.
-        if (controller := result.pop(CONTROLLER, None)) is not None:
-            self._controllers[trial.trial_id] = controller
         self._show(self._suggestions.by_trial[trial.trial_id], result)
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         """Tell that a run has ended, by itself or because it was stopped."""
-        controller = self._controllers.pop(trial.trial_id, None)
         last, member = trial.last_result or {}, self._suggestions.by_trial[trial.trial_id]
-        if last.get("epoch") != member.run.optim.last_epoch:
-            _abort(controller)
         statuses: tuple[Status, ...] = ("diverged", "failed")
         found = next((status for status in statuses if status in last), None)
         self._end(member, found, last[found] if found else "")
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         """Tell that a run was lost too often."""
-        self._controllers.pop(trial.trial_id, None)
         self._end(self._suggestions.by_trial[trial.trial_id], "failed", _last_line(trial.get_pickled_error()))
 
     def _end(self, member: Member, status: Status | None, reason: str) -> None:
@@ -230,22 +191,12 @@ def scheduler(name: str, epochs: int, grace: int) -> TrialScheduler:
     return FIFOScheduler()
 
 
-def _abort(controller: Any) -> None:
-    """End the workers of a run before Tune ends its trial, which would leave their CPUs taken for ever."""
-    if controller is None:
-        return
-    try:
-        ray.get(controller.abort.remote(), timeout=ABORT_S)
-    except RayError:
-        # It leaves when it is done, or has left before; whatever else it raises, the trial is to end.
-        return
-
-
 def free_orphans() -> None:
-    """Remove the placement groups of this job whose creator, an actor that directed workers, is dead.
+    """Remove the placement groups of this job whose creator, the actor of a trial that directed workers, is dead.
 
-    Ray keeps such a group, and the CPUs of its workers, until the job ends. Train's own cleaner asks the dashboard who
-    is alive, which a Ray of our own does not have, and learns of a group only when all its workers have started.
+    Ray keeps such a group, and the CPUs of its workers, until the job ends. Train's own cleaner, which `Trainer` does
+    without, asks the dashboard who is alive, which a Ray of our own does not have, and learns of a group only when all
+    its workers have started.
     """
     job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id()).binary()
     # Of groups that no actor made, such as Tune's own, Ray says that it is dead.

@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from scipy.io.matlab import loadmat
 
 from fcn_core import storage
 from fcn_core.settings import VOID
@@ -106,6 +105,8 @@ def read_mat_mask(url: str) -> MaskFile:
     Raises:
         SampleError: it cannot be read or decoded, or has labels above 255.
     """
+    from scipy.io.matlab import loadmat
+
     contents = _contents(url)
     with _naming(url):
         mat: dict[str, Any] = loadmat(io.BytesIO(contents))  # type: ignore[no-untyped-call]

@@ -1,10 +1,12 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from jobs import _ray
-from jobs._ray import JOB_CONFIG, _join, check_reach, environment_variables
+from jobs._ray import JOB_CONFIG, ROOT, _join, check_reach, environment_variables
 
 
 def test_what_may_be_secret_is_no_setting_that_ray_shows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,3 +49,23 @@ def test_ray_is_not_told_twice_what_a_job_was_submitted_with(
     _join("10.0.0.1:6379")
     assert told[0]["FCN_STORAGE_DEADLINE_S"] == "7"
     assert ("FCN_CACHE" in told[0]) == (not config or not config["runtime_env"])
+
+
+@pytest.mark.parametrize(
+    ("imported", "not_loaded"),
+    [
+        # What others bring into the environment: each process of Ray would load it.
+        ("ray", ("lark", "rfc3987_syntax", "torch", "pandas")),
+        # A trial, and the commands that start workers.
+        ("jobs._tune", ("torchvision", "torch._dynamo", "scipy", "matplotlib")),
+        ("jobs._train", ("torchvision", "torch._dynamo", "scipy", "matplotlib")),
+    ],
+)
+def test_processes_load_nothing_that_takes_long_and_that_they_do_not_use(
+    imported: str, not_loaded: tuple[str, ...]
+) -> None:
+    code = f"import sys, {imported}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    loaded = done.stdout.split()
+    assert imported in loaded
+    assert [name for name in not_loaded if name in loaded] == []

@@ -1,0 +1,30 @@
+"""Ray's trainer with fewer processes: each takes seconds of the CPUs that a run has."""
+# Ray gives its objects no types.
+# ruff: noqa: ANN401
+
+import asyncio
+from typing import Any
+
+import ray
+from ray.train import Result
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.controller import TrainController
+
+
+class Trainer(TorchTrainer):  # type: ignore[misc] # Ray's classes have no types here.
+    """Directs the workers from this process if it is an actor, as that of a sweep's trial is."""
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Result:
+        if ray.get_runtime_context().get_actor_id() is None:
+            # To workers and to the dashboard, who directs them is an actor.
+            return super()._initialize_and_run_controller(**arguments)
+        controller = TrainController(**arguments)
+        asyncio.run(controller.run())
+        return controller.get_result()
+
+    def _create_default_callbacks(self) -> list[Any]:
+        # The cleaner is for placement groups that outlive who directs the workers: Ray removes them when the job ends,
+        # and a sweep removes them before (`jobs._tune.free_orphans`).
+        there = super()._create_default_callbacks()
+        return [callback for callback in there if not isinstance(callback, PlacementGroupCleanerCallback)]
