@@ -204,6 +204,12 @@ class RunFailedError(Exception):
     """The work could not be finished, for no fault in its settings."""
 
 
+def last_line(said: object) -> str:
+    """Return the last line of an error, or of what else was said, that says anything."""
+    lines = [line.strip() for line in str(said).splitlines() if line.strip()]
+    return lines[-1] if lines else f"no reason is given ({type(said).__name__})"
+
+
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Turn what ends a command into one line and an exit code."""

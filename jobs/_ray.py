@@ -206,15 +206,25 @@ def resources_per_worker(resources: Resources, say: Callable[[str], None]) -> di
     asked: dict[str, float] = {"CPU": resources.cpus_per_worker} | ({"GPU": resources.gpu_share} if gpu else {})
     if room_for(asked) >= resources.workers:
         return asked
-    each = " and ".join(f"{amount:g} {name}" for name, amount in asked.items())
-    wanted = f"{resources.workers} workers ask for {each} each"
+    wanted = _wanted(resources.workers, asked)
     if "RAY_ADDRESS" not in os.environ:
         raise ValueError(f"{wanted}; {_nodes(asked)}: lower workers, or choose device cpu")
-    say(f"{wanted}; {_nodes(asked)}: waiting up to {resources.wait_for_nodes_s} s for nodes")
-    if not _granted([asked] * resources.workers, resources.wait_for_nodes_s):
+    if not grown(resources.workers, asked, resources.wait_for_nodes_s, say):
         after = f"after {resources.wait_for_nodes_s} s {_nodes(asked)}"
         raise ValueError(f"{wanted}; {after}: lower workers or cpus_per_worker, or add nodes")
     return asked
+
+
+def grown(workers: int, asked: Mapping[str, float], wait_s: float, say: Callable[[str], None]) -> bool:
+    """Ask for so many workers at once, which makes an autoscaler add nodes, and tell whether they fit in time."""
+    from ray.util import placement_group, remove_placement_group
+
+    say(f"{_wanted(workers, asked)}; {_nodes(asked)}: waiting up to {wait_s} s for nodes")
+    group = placement_group([dict(asked)] * workers)
+    try:
+        return bool(group.wait(wait_s))
+    finally:
+        remove_placement_group(group)
 
 
 def room_for(asked: Mapping[str, float]) -> int:
@@ -228,22 +238,16 @@ def _resources_of_nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def _wanted(workers: int, asked: Mapping[str, float]) -> str:
+    each = " and ".join(f"{amount:g} {name}" for name, amount in asked.items())
+    return f"{workers} workers ask for {each} each"
+
+
 def _nodes(asked: Mapping[str, float]) -> str:
     """Say what the nodes of the cluster have."""
     nodes = _resources_of_nodes()
     have = ["/".join(f"{node.get(name, 0):g} {name}" for name in asked) for node in nodes]
     return f"Ray has {', '.join(have) or 'nothing'} on {len(nodes)} node{'s' if len(nodes) != 1 else ''}"
-
-
-def _granted(bundles: list[dict[str, float]], wait_s: float) -> bool:
-    """Ask for all at once, which makes an autoscaler add nodes, and tell whether they came in time."""
-    from ray.util import placement_group, remove_placement_group
-
-    group = placement_group(bundles)
-    try:
-        return bool(group.wait(wait_s))
-    finally:
-        remove_placement_group(group)
 
 
 def on_this_node() -> Any:  # noqa: ANN401 -- Ray's classes have no types here.

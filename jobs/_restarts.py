@@ -17,6 +17,7 @@ from fcn_core import storage
 from fcn_core.checkpoint import RunFolder
 from fcn_core.settings import Value
 from fcn_core.training import Progress
+from jobs._cli import last_line
 from jobs._metrics import Started
 
 RESTARTS = "restarts.jsonl"
@@ -132,12 +133,6 @@ def cause_of(error: TrainingFailedError, timeout_s: int) -> str:
             return f"worker {rank} {_what(first, timeout_s)}"
         case _:
             return last_line(error)
-
-
-def last_line(error: object) -> str:
-    """Return the last line of what an error says that says anything."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
 
 
 def _again(restart: Restart) -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
 
 from pydantic import Field
 
-from jobs._cli import FAILED, FROM_OUTSIDE, INTERRUPTED, OF_SERVICES, Settings, exit_codes, fail, read
+from jobs._cli import FAILED, FROM_OUTSIDE, INTERRUPTED, OF_SERVICES, Settings, exit_codes, fail, last_line, read
 from jobs._ray import ROOT
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def job_of(client: "JobSubmissionClient", command: SubmitCommand, task: Task) ->
     except RuntimeError as error:
         # Ray takes a name once: of two who submit at the same time, both follow the one.
         if number not in _attempts(client, task):
-            raise ValueError(f"the cluster does not take the job: {_last_line(str(error))}") from error
+            raise ValueError(f"the cluster does not take the job: {last_line(error)}") from error
     _say(f"submitted {job}")
     return job
 
@@ -207,7 +207,7 @@ async def _details(client: "JobSubmissionClient", job: str) -> "JobDetails":
             return await _asked(client, job)
         except (OSError, RuntimeError) as error:
             if time.monotonic() - since > PATIENCE_S:
-                silent = f"the cluster is silent for {PATIENCE_S:.0f} s ({_last_line(str(error))})"
+                silent = f"the cluster is silent for {PATIENCE_S:.0f} s ({last_line(error)})"
                 unknown = f"whether {job} goes on is not known: the same command attaches again"
                 print(f"error: {silent}; {unknown}", file=sys.stderr)
                 raise SystemExit(FAILED) from error
@@ -269,7 +269,7 @@ def leave(job: str, details: "JobDetails") -> NoReturn:
         _say(f"{job} ended with exit code {code}; the same command makes another attempt")
         raise SystemExit(code)
     how = "was stopped" if _is(details, "STOPPED") else "failed"
-    why = f": {_last_line(details.message)}" if details.message else ""
+    why = f": {last_line(details.message)}" if details.message else ""
     print(f"error: {job} {how}{why}; the same command goes on from what is stored", file=sys.stderr)
     raise SystemExit(FAILED)
 
@@ -281,11 +281,6 @@ def _is(job: "JobDetails", *statuses: str) -> bool:
 def _time(milliseconds: Any) -> str:  # noqa: ANN401 -- Ray's objects have no types here.
     moment = datetime.fromtimestamp((milliseconds or 0) / 1000, UTC)
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason is given"
 
 
 def _say(text: str) -> None:

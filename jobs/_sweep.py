@@ -1,6 +1,7 @@
 """Sweeps: many runs over a space of settings, chosen by a search and cut short by a scheduler."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -22,7 +23,7 @@ from jobs._evaluate import command_for
 from jobs._metric import MEAN_IOU, metric_of
 from jobs._population import changeable, check_changeable
 from jobs._promote import PromoteCommand, promote_run
-from jobs._ray import check_reach, cluster, resources_per_worker, room_for
+from jobs._ray import check_reach, cluster, grown, resources_per_worker, room_for
 from jobs._space import as_searches, default_space, with_searches
 from jobs._study import Member, Place, Status, Study, Sweep
 from jobs._sweep_board import SweepBoard
@@ -64,6 +65,12 @@ class SweepCommand(Command):
     staged: bool = Field(
         False,
         description="each trial trains FCN-32s, 16s and 8s from it, and 8s at once for as long as 32s and 8s together",
+    )
+    concurrent_trials: int | None = Field(
+        None,
+        ge=1,
+        description="trials at once, at most; a cluster that holds fewer is given time to grow. "
+        "By default as many as it holds when the sweep starts",
     )
     finalists: int = Field(3, ge=0, description="best trials that are evaluated, for intervals")
     promote: Name | None = Field(
@@ -216,7 +223,7 @@ def _run_trials(study: Study, launch: Launch, audits: Sequence[Audit], command: 
 
     from jobs._tune import METRIC, Suggestions, Watch, open_slots, scheduler, train_member
 
-    at_once, device = slots_of(launch, console)
+    at_once, device = slots_of(launch, command.concurrent_trials, console)
     # Decided once: a trial that finds no GPU any more waits for one instead of training on CPUs.
     launch = launch.model_copy(update={"device": device})
     runs, slots = len(study.sweep.keys(0)), open_slots(at_once)
@@ -275,11 +282,15 @@ def _run_trials(study: Study, launch: Launch, audits: Sequence[Audit], command: 
         raise troubles[0]
 
 
-def slots_of(launch: Launch, console: Console) -> tuple[int, Literal["cpu", "cuda"]]:
-    """Return how many trials the cluster holds at once, and on what they train.
+def slots_of(launch: Launch, most: int | None, console: Console) -> tuple[int, Literal["cpu", "cuda"]]:
+    """Return how many trials the cluster holds at once, `most` if it grows to that, and on what they train.
 
     Raises:
         ValueError: not even one; the message says what the cluster has.
     """
     asked = resources_per_worker(launch, console.say)
-    return max(1, room_for(asked) // launch.workers), "cuda" if "GPU" in asked else "cpu"
+    if most is not None and "RAY_ADDRESS" in os.environ and room_for(asked) < most * launch.workers:
+        # What does not come in time is done without.
+        grown(most * launch.workers, asked, launch.wait_for_nodes_s, console.say)
+    holds = max(1, room_for(asked) // launch.workers)
+    return min(holds, most or holds), "cuda" if "GPU" in asked else "cpu"

@@ -22,7 +22,7 @@ from fcn_core.optim import mean_from_sum
 from fcn_core.settings import Run, Stride
 from fcn_core.training import NonFiniteLossError, PreemptedError
 from jobs._alone import LOCK, alone
-from jobs._cli import Job, Launch, RunFailedError, as_yaml, exit_codes, parse
+from jobs._cli import Job, Launch, RunFailedError, as_yaml, exit_codes, last_line, parse
 from jobs._console import Console
 from jobs._metrics import RunMetrics
 from jobs._ray import KEEP_MEMORY, check_reach, cluster, environment_variables, resources_per_worker
@@ -155,7 +155,7 @@ def train_on_cluster(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
 
-    from jobs._restarts import Restarts, TellRestarts, cause_of, describe, last_line
+    from jobs._restarts import Restarts, TellRestarts, cause_of, describe
     from jobs._runtime import HeedSigterm
     from jobs._trainer import Trainer
     from jobs._watch import Watch, sigterm_sets, start_board

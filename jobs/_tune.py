@@ -23,7 +23,7 @@ from fcn_core.metrics.rules import Scores
 from fcn_core.settings import Run
 from fcn_core.training import NonFiniteLossError
 from jobs._alone import alone
-from jobs._cli import Launch
+from jobs._cli import Launch, last_line
 from jobs._console import Console
 from jobs._metric import Metric
 from jobs._ray import CREDENTIALS, on_this_node
@@ -63,7 +63,7 @@ def train_member(
         tune.report({METRIC: 0.0, "epoch": run.optim.last_epoch, "diverged": str(error)})
     except Exception as error:
         # Raised, it would be tried again, to no avail: what can pass was tried again by Ray Train.
-        tune.report({METRIC: 0.0, "epoch": 0, "failed": _last_line(error)})
+        tune.report({METRIC: 0.0, "epoch": 0, "failed": last_line(error)})
 
 
 def _train(run: Run, launch: Launch, audits: Sequence[Audit], metric: Metric, *, ended: bool) -> None:
@@ -168,7 +168,7 @@ class Watch(_NotPickled, Callback):  # type: ignore[misc] # Ray's classes have n
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         """Tell that a run was lost too often."""
-        self._end(self._suggestions.by_trial[trial.trial_id], "failed", _last_line(trial.get_pickled_error()))
+        self._end(self._suggestions.by_trial[trial.trial_id], "failed", last_line(trial.get_pickled_error()))
 
     def _end(self, member: Member, status: Status | None, reason: str) -> None:
         self._ended(member, status, reason)
@@ -215,8 +215,3 @@ def _numbers(epoch: Epoch) -> dict[str, Any]:
 
 def _scalars(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in metrics.items() if isinstance(value, int | float | str)}
-
-
-def _last_line(error: object) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else "it was lost"

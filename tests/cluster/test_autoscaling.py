@@ -1,6 +1,7 @@
 """Ray's own autoscaler on a host of its own, which starts nodes there as processes instead of renting machines."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -82,3 +83,11 @@ def test_nodes_come_for_a_job_and_go_when_they_are_idle(growing: Cluster) -> Non
     assert "2 workers ask for 1 CPU each; Ray has 0 CPU on 1 node: waiting up to 600 s for nodes" in printed
     assert most == 3
     wait_for(lambda: len(growing.alive()) == 1, "idle nodes to go")
+
+
+def test_nodes_come_for_the_trials_of_a_sweep(growing: Cluster) -> None:
+    command = ["jobs/sweep.py", *TRAIN[1:], "--optim.epochs=2", "--trials=2", "--finalists=0"]
+    done = growing.run(*SUBMIT, *command, "--concurrent-trials=2", "--storage=s3://lab/growing")
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"2 workers ask for 1 CPU each; Ray has .*: waiting up to 600 s for nodes", done.stdout)
+    assert "2 trials of 1 runs; 2 at once, each on 1 workers" in done.stdout

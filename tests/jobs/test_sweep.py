@@ -37,7 +37,7 @@ def test_a_setting_joins_the_search_as_it_is_typed() -> None:
 
 
 def test_how_and_how_long_a_sweep_is_carried_out_does_not_change_it() -> None:
-    other = ["--workers=2", "--storage=elsewhere", "--budget-minutes=3", "--trials=40", "--finalists=0"]
+    other = ["--workers=2", "--storage=elsewhere", "--budget-minutes=3", "--trials=40", "--concurrent-trials=9"]
     assert asked(*other).sweep_id == asked().sweep_id
     assert asked("--seeds=2").sweep_id != asked().sweep_id
 
@@ -70,6 +70,7 @@ def test_how_and_how_long_a_sweep_is_carried_out_does_not_change_it() -> None:
         ("--workers=5", "batch_size 12 does not divide over 5 workers"),
         ("--workers=2 --gpu-share=0.5", "workers of one run cannot share a GPU"),
         ("--trials=0", "trials: Input should be greater than or equal to 1 (given: '0')"),
+        ("--concurrent-trials=0", "concurrent_trials: Input should be greater than or equal to 1"),
         ("--seeds=0", "seeds: Input should be greater than or equal to 1"),
         ("--method=grid", "method: Input should be 'even', 'tpe' or 'pbt' (given: 'grid')"),
         ("--scheduler=hyperband", "scheduler: Input should be 'none', 'asha' or 'median'"),
@@ -121,7 +122,9 @@ def test_as_many_trials_are_started_at_once_as_the_nodes_hold(
     monkeypatch.setattr("ray.cluster_resources", lambda: whole)
     monkeypatch.setattr("ray.nodes", lambda: [dead, *({"Alive": True, "Resources": node} for node in nodes)])
     with Console() as console:
-        found, device = slots_of(launch, console)
+        found, device = slots_of(launch, None, console)
+        # A Ray of our own does not grow.
+        assert [slots_of(launch, most, console)[0] for most in (1, slots, slots + 1)] == [1, slots, slots]
     on_gpus = launch.device != "cpu" and any("GPU" in node for node in nodes)
     assert (found, device) == (slots, "cuda" if on_gpus else "cpu")
 
@@ -139,7 +142,7 @@ def test_workers_that_can_never_fit_are_refused(launch: Launch, message: str, mo
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0, "memory": 1e9})
     monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0, "memory": 5e8}}] * 2)
     with Console() as console, pytest.raises(ValueError, match=message):
-        slots_of(launch, console)
+        slots_of(launch, None, console)
 
 
 ASHA = ["--scheduler=asha", "--grace-epochs=1", "--optim.epochs=4", "--finalists=0", *ONE_NUMBER]
@@ -249,7 +252,7 @@ def test_folds_are_an_objective_and_a_run_that_diverges_does_not_end_the_sweep(
     assert done.remaining == 0
     good, bad = sorted(done.points, key=lambda number: done.points[number]["optim.learning_rate"])
     assert [done.outcomes[Key(bad, fold=fold)].status for fold in (0, 1)] == ["diverged"] * 2
-    assert re.search(r"diverged after 1 epochs, mean IoU .* \(.*not finite at step 2 of 2", printed)
+    assert re.search(r"diverged after 1 epochs, mean_iou .* \(.*not finite at step 2 of 2", printed)
     assert (done.score(bad), done.scores(bad)) == (0.0, [0.0, 0.0])
     last = [run_of(tmp_path, done.outcomes[Key(good, fold=fold)]).read_epochs()[-1] for fold in (0, 1)]
     assert done.scores(good) == [epoch.scores.mean_iou for epoch in last]
