@@ -218,6 +218,8 @@ def ray_head(environment: Mapping[str, str]) -> Iterator[Head]:
     gcs, dashboard, agent = (free_port() for _ in range(3))
     ports = ["--port", str(gcs), "--dashboard-port", str(dashboard), "--dashboard-agent-listen-port", str(agent)]
     ours = {**environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
+    # Else that of another Ray here, which may end before ours.
+    ours |= {name: str(free_port()) for name in ("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT")}
     head = subprocess.Popen(
         [RAY, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1", *ports],
         env=ours,

@@ -33,7 +33,9 @@ def test_of_many_who_promote_at_once_one_wins_each_time_and_readers_see_a_whole_
     def look() -> list[int]:
         seen = []
         start.wait()
-        while not done.is_set():
+        is_last = False
+        while not is_last:
+            is_last = done.is_set()
             champion = registry.read_champion(NAME)
             seen += [champion.facts.version] if champion else []
         return seen
@@ -47,6 +49,7 @@ def test_of_many_who_promote_at_once_one_wins_each_time_and_readers_see_a_whole_
     assert sorted(history, key=lambda entry: entry.number) == sorted(won, key=lambda entry: entry.number)
     assert_a_chain(history)
     order = [entry.version for entry in history]
+    assert seen[-1] == order[-1]
     assert [order.index(one) <= order.index(next_) for one, next_ in pairwise(seen)] == [True] * (len(seen) - 1)
     scored = [registry.read(NAME, version).report.scores.mean_iou or 0 for version in order]
     assert scored == sorted(scored)

@@ -97,7 +97,8 @@ class Client:
             headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines if line)}
             body = await reader.readexactly(int(headers.get("content-length", 0)))
         except BaseException:
-            writer.close()
+            # Closed, it would wait until what it has to send is sent, longer than the loop lives.
+            writer.transport.abort()
             raise
         if headers.get("connection") == "close":
             writer.close()

@@ -1,7 +1,9 @@
 """The service as people start it, in processes of its own."""
 
+import csv
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,8 +18,8 @@ import yaml
 from tests.jobs.commands import ROOT, free_port, processes_of
 
 SERVE = str(Path(sys.executable).with_name("serve"))
-REPLICA_PORTS = range(30000, 31001)
-"""Serve's, for replicas behind HAProxy."""
+ADMIN_SOCKET = "admin.sock"
+"""HAProxy's, which tells how it is."""
 
 
 class Server(NamedTuple):
@@ -36,26 +38,35 @@ class Server(NamedTuple):
         return [number for number, command in found if command.startswith("ray::ServeReplica:segmentation")]
 
     def ready(self) -> list[int]:
-        """Return those of them that listen, where each has a port of its own: behind HAProxy."""
-        return [number for number in self.replicas() if _listens(number)]
+        """Return those of them that HAProxy sends requests to."""
+        used = self._used_ports()
+        return [number for number in self.replicas() if not used.isdisjoint(_ports(number))]
+
+    def _used_ports(self) -> set[int]:
+        with socket.socket(socket.AF_UNIX) as asking:
+            # In a folder that Serve names after the node.
+            (place,) = self.folder.glob(f"ha/*/{ADMIN_SOCKET}")
+            asking.connect(str(place))
+            asking.sendall(b"show stat\n")
+            told = asking.makefile().read()
+        servers = csv.DictReader(told.removeprefix("# ").splitlines())
+        up = [server["addr"] for server in servers if server["status"].startswith("UP")]
+        return {int(address.rpartition(":")[2]) for address in up if ":" in address}
 
     def cpu_s(self) -> float:
         """Return the CPU time of all of its processes that still live."""
         return sum(map(_cpu_s, processes_of(self.folder)))
 
 
-def _listens(process: int) -> bool:
-    """Tell whether a process listens on a port that Serve gives to replicas."""
+def _ports(process: int) -> set[int]:
+    """Return the ports that a process listens on."""
     try:
         sockets = {str(file.readlink()) for file in Path(f"/proc/{process}/fd").iterdir()}
         lines = Path(f"/proc/{process}/net/tcp").read_text().splitlines()[1:]
     except OSError:
-        return False
-    listening = [fields for fields in map(str.split, lines) if fields[3] == "0A"]
-    return any(
-        int(fields[1].rpartition(":")[2], 16) in REPLICA_PORTS and f"socket:[{fields[9]}]" in sockets
-        for fields in listening
-    )
+        return set()
+    listening = [fields for fields in map(str.split, lines) if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets]
+    return {int(fields[1].rpartition(":")[2], 16) for fields in listening}
 
 
 def _cpu_s(process: int) -> float:
@@ -72,7 +83,7 @@ def without_haproxy(_: Path) -> dict[str, str]:
 
 def with_haproxy(folder: Path) -> dict[str, str]:
     ports = {"STATS_PORT": free_port(), "METRICS_PORT": free_port()}
-    places = {"CONFIG_FILE_LOC": "haproxy.cfg", "SOCKET_PATH": "admin.sock", "METRICS_SOCKET_PATH": "metrics.sock"}
+    places = {"CONFIG_FILE_LOC": "haproxy.cfg", "SOCKET_PATH": ADMIN_SOCKET, "METRICS_SOCKET_PATH": "metrics.sock"}
     values = {name: str(port) for name, port in ports.items()}
     values |= {name: str(folder / "ha" / place) for name, place in places.items()}
     values |= {"SERVER_STATE_BASE": str(folder / "ha"), "SERVER_STATE_FILE": str(folder / "ha" / "state")}
