@@ -86,8 +86,10 @@ def test_nodes_come_for_a_job_and_go_when_they_are_idle(growing: Cluster) -> Non
 
 
 def test_nodes_come_for_the_trials_of_a_sweep(growing: Cluster) -> None:
-    command = ["jobs/sweep.py", *TRAIN[1:], "--optim.epochs=2", "--trials=2", "--finalists=0"]
-    done = growing.run(*SUBMIT, *command, "--concurrent-trials=2", "--storage=s3://lab/growing")
+    # These nodes share a disk, on which each that comes replaces the folder that the driver was started in.
+    elsewhere = ["sh", "-c", 'cd / && exec python "$OLDPWD/jobs/sweep.py" "$@"', "sh"]
+    options = [*TRAIN[1:], "--optim.epochs=2", "--trials=2", "--finalists=0", "--concurrent-trials=2"]
+    done = growing.run(*SUBMIT[:3], *elsewhere, *options, "--storage=s3://lab/growing")
     assert done.returncode == 0, done.stdout
     assert re.search(r"2 workers ask for 1 CPU each; Ray has .*: waiting up to 600 s for nodes", done.stdout)
     assert "2 trials of 1 runs; 2 at once, each on 1 workers" in done.stdout
