@@ -3,7 +3,7 @@
     python -m benchmarks.serve_faults                          # all, about six minutes on two cores
     python -m benchmarks.serve_faults --only overload,loris --proxy serve
 
-kills     a replica of three is killed every two seconds, and who asked may ask once more
+kills     a replica of three is killed every two seconds, if another listens; who asked may ask twice more
 update    a good champion and then a damaged one are crowned under load, with two replicas
 overload  ten times as many requests as are computed, with one replica; refusals are answers with 503
 loris     500 sockets that never end their request, beside two good clients

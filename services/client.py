@@ -65,7 +65,7 @@ class Client:
         token: str | None = None,
         *,
         timeout_s: float = 60,
-        retries: int = 1,
+        retries: int = 2,
         patience_s: float = 10,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:

@@ -46,9 +46,9 @@ class Kills(NamedTuple):
 
 
 def kill_replicas(server: Server, images: Sequence[bytes], seconds: float, every_s: float) -> Kills:
-    """Kill some replica again and again under load, as long as there is another; who asks may ask once more."""
+    """Kill some replica again and again under load, as long as there is another; who asks may ask twice more."""
     client, kills, end = Client(server.port, images), 0, time.monotonic() + seconds
-    asking = Background(lambda: client.keep_asking(4, seconds, retries=1))
+    asking = Background(lambda: client.keep_asking(4, seconds, retries=2))
     asking.start()
     while time.monotonic() < end:
         time.sleep(every_s)

@@ -101,15 +101,15 @@ BUSY: list[Callable[[], httpx2.Response | Exception]] = [
 
 
 @pytest.mark.parametrize("busy", BUSY)
-def test_a_busy_service_is_asked_once_more(busy: Callable[[], httpx2.Response | Exception]) -> None:
-    client, seen = answering(busy(), models())
+def test_a_busy_service_is_asked_twice_more(busy: Callable[[], httpx2.Response | Exception]) -> None:
+    client, seen = answering(busy(), busy(), models())
     assert client.models() == []
-    assert len(seen) == 2
+    assert len(seen) == 3
     assert seen[0].headers["authorization"] == "Bearer secret"
-    client, seen = answering(busy(), busy())
+    client, seen = answering(*[busy()] * 3)
     with client, pytest.raises((ServiceError, httpx2.TransportError)):
         client.models()
-    assert len(seen) == 2
+    assert len(seen) == 3
 
 
 def test_mistakes_are_not_repeated() -> None:
