@@ -80,6 +80,31 @@ def test_a_copy_that_the_disk_damaged_is_fetched_again(
         assert "is damaged: file has not the SHA-256" in caplog.text
 
 
+def test_a_reader_asks_once_for_each_file(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, copies = f"{root}/file", storage.Copies()
+    storage.write_bytes(url, b"old")
+    first = copies.path(url)
+    storage.write_bytes(url, b"new")
+    with monkeypatch.context() as patch:
+        for request in ("info", "get_file"):
+            patch.setattr(storage.calls.open_url(root).filesystem, request, None)
+        used(first.parent, ago_s=1e6)
+        assert copies.path(url).read_bytes() == b"old"
+        assert time.time() - first.parent.stat().st_mtime < 1e5, "else it would be the first to be removed"
+    assert storage.Copies().path(url).read_bytes() == b"new"
+    first.write_bytes(b"damaged")
+    assert copies.path(url).read_bytes() == b"new"
+
+
+def test_a_reader_of_local_files_reads_them_as_they_are(tmp_path: Path) -> None:
+    copies = storage.Copies()
+    for contents in (b"old", b"new"):
+        (tmp_path / "file").write_bytes(contents)
+        assert copies.path(f"{tmp_path}/file") == tmp_path / "file"
+    with pytest.raises(FileNotFoundError):
+        copies.path(f"{tmp_path}/none")
+
+
 def test_an_entry_without_its_files_is_fetched_again(root: str) -> None:
     publish(f"{root}/folder")
     for path in storage.fetch(f"{root}/folder").iterdir():

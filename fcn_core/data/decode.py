@@ -54,13 +54,13 @@ class MaskFile(NamedTuple):
     """(H, W) uint8, the labels as stored."""
 
 
-def read_image(url: str) -> ImageFile:
+def read_image(url: str, copies: storage.Copies) -> ImageFile:
     """Decode a JPEG, PNG or WebP image; what its content is counts, not its name.
 
     Raises:
         SampleError: it cannot be read or decoded.
     """
-    return decode_image(_contents(url), url)
+    return decode_image(_contents(url, copies), url)
 
 
 def decode_image(contents: bytes, name: str) -> ImageFile:
@@ -80,13 +80,13 @@ def decode_image(contents: bytes, name: str) -> ImageFile:
         return ImageFile(contents, np.array(image.convert("RGB")), orientation)
 
 
-def read_png_mask(url: str) -> MaskFile:
+def read_png_mask(url: str, copies: storage.Copies) -> MaskFile:
     """Decode a mask from a PNG of one channel: the values as stored, at any bit depth, and never through the palette.
 
     Raises:
         SampleError: it cannot be read or decoded, is not such a PNG, or has labels above 255.
     """
-    contents = _contents(url)
+    contents = _contents(url, copies)
     with _naming(url):
         with _opened(contents, ("PNG",)) as image:
             if image.mode not in ("1", "L", "P", "I", "I;16"):
@@ -99,7 +99,7 @@ def read_png_mask(url: str) -> MaskFile:
         return MaskFile(contents, labels)
 
 
-def read_mat_mask(url: str) -> MaskFile:
+def read_mat_mask(url: str, copies: storage.Copies) -> MaskFile:
     """Decode a mask of the Semantic Boundaries Dataset, a MATLAB file.
 
     Raises:
@@ -107,16 +107,16 @@ def read_mat_mask(url: str) -> MaskFile:
     """
     from scipy.io.matlab import loadmat
 
-    contents = _contents(url)
+    contents = _contents(url, copies)
     with _naming(url):
         mat: dict[str, Any] = loadmat(io.BytesIO(contents))  # type: ignore[no-untyped-call]
         return MaskFile(contents, _labels(np.asarray(mat["GTcls"][0]["Segmentation"][0])))
 
 
-def _contents(url: str) -> bytes:
+def _contents(url: str, copies: storage.Copies) -> bytes:
     # Other errors of the storage, a lost connection for one, are no fault of the sample and end the run.
     try:
-        contents = storage.cached(url).read_bytes()
+        contents = copies.path(url).read_bytes()
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise SampleError(url, f"cannot be read: {_one_line(error.strerror or error)}", "unreadable") from error
     if not contents:

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -56,15 +56,16 @@ def no_sequence(name: str) -> str | None:  # noqa: ARG001
 
 @dataclass(eq=False)
 class FileDataset:
-    """Pairs of an image file and a mask file, each copied to this node when it is first read (`storage.cached`)."""
+    """Pairs of an image file and a mask file, each copied to this node when it is first read (`storage.Copies`)."""
 
     classes: Classes
     entries: Sequence[Entry]
-    read_mask: Callable[[str], MaskFile] = read_png_mask
+    read_mask: Callable[[str, storage.Copies], MaskFile] = read_png_mask
     sequence_of: Callable[[str], str | None] = no_sequence
     void: int = VOID
     """The label of the files that means void, beside `VOID`; `read` makes void of any label that is no class."""
     unpaired: tuple[Unpaired, ...] = ()
+    _copies: storage.Copies = field(default_factory=storage.Copies, init=False)
 
     def __post_init__(self) -> None:
         """Raise a ValueError if two samples have one name."""
@@ -101,11 +102,11 @@ class FileDataset:
 
     def image(self, index: int) -> ImageFile:
         """Decode the image of sample `index`, or raise a SampleError."""
-        return read_image(self.image_url(index))
+        return read_image(self.image_url(index), self._copies)
 
     def mask(self, index: int) -> MaskFile:
         """Decode the mask of sample `index` with the labels of the file, or raise a SampleError."""
-        return self.read_mask(self.mask_url(index))
+        return self.read_mask(self.mask_url(index), self._copies)
 
     def to_classes(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the labels of a file with `VOID` in place of every label that is no class."""

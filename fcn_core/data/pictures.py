@@ -1,7 +1,7 @@
 """Images to look at, without masks: of a folder or bucket, or of a data set."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Protocol
 
@@ -53,6 +53,7 @@ class ImageFolder:
     names: tuple[str, ...]
     """Paths relative to the folder."""
     versions: tuple[str, ...]
+    _copies: storage.Copies = field(default_factory=storage.Copies, init=False)
 
     @classmethod
     def open(cls, url: str) -> "ImageFolder":
@@ -71,7 +72,7 @@ class ImageFolder:
 
     def read(self, index: int) -> Pixels:
         """Decode an image, or raise a SampleError."""
-        file = read_image(storage.join(self.place, self.names[index]))
+        file = read_image(storage.join(self.place, self.names[index]), self._copies)
         return np.ascontiguousarray(UPRIGHT[file.orientation](file.pixels))
 
 

@@ -8,7 +8,7 @@ overloaded or broken server) is tried again for `FCN_STORAGE_PATIENCE_S` and is 
 will not (no access, no bucket) is a `RefusedError` at once.
 """
 
-from fcn_core.storage.cache import cache_folder, cached, fetch
+from fcn_core.storage.cache import Copies, cache_folder, cached, fetch
 from fcn_core.storage.calls import Limits, RefusedError, UnavailableError, absolute, is_local, join, waiting
 from fcn_core.storage.files import (
     PARTIAL,
@@ -36,6 +36,7 @@ __all__ = [
     "COMMIT",
     "MANIFEST",
     "PARTIAL",
+    "Copies",
     "Limits",
     "RefusedError",
     "TornError",

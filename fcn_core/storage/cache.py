@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fcn_core.storage.calls import open_url, positive
+from fcn_core.storage.calls import is_local, open_url, positive
 from fcn_core.storage.files import PARTIAL, version_of
 from fcn_core.storage.folders import TornError, download, read_manifest, seal, verify
 
@@ -65,6 +65,29 @@ def cached(url: str) -> Path:
     return _kept(json.dumps([url, version_of(facts)]), fill) / name
 
 
+class Copies:
+    """Files as a reader of many saw them first: the storage is not asked again for one that is still in the cache.
+
+    Who reads the same files epoch after epoch sends no request after the first, and needs no storage that answers.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Path] = {}
+
+    def path(self, url: str) -> Path:
+        """Return what `cached` returned before, or returns now.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        seen = self._seen.get(url)
+        if seen is None or not (is_local(url) or _is_whole(seen.parent)):
+            seen = self._seen[url] = cached(url)
+        else:
+            _use(seen.parent)
+        return seen
+
+
 def cache_folder() -> Path:
     """Return this node's cache, `$FCN_CACHE` or `~/.cache/fcn_lab`."""
     return Path(os.environ.get("FCN_CACHE", Path.home() / ".cache" / "fcn_lab"))
@@ -79,9 +102,13 @@ def _kept(what: str, fill: Callable[[Path], None]) -> Path:
             if not _is_whole(target):
                 _fill_making_room(target, fill)
         _evict()
+    _use(target)
+    return target
+
+
+def _use(target: Path) -> None:
     with suppress(FileNotFoundError):
         os.utime(target)
-    return target
 
 
 def _is_whole(target: Path) -> bool:

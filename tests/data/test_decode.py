@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from scipy.io.matlab import savemat
 
+from fcn_core import storage
 from fcn_core.data.decode import SampleError, read_image, read_mat_mask
 from fcn_core.data.files import CAMVID, Entry, FileDataset
 
@@ -141,11 +142,25 @@ def test_an_orientation_that_means_nothing_turns_no_image(tmp_path: Path, value:
     # A TIFF header, one entry: tag 0x0112 with type, count and value, and no further directory.
     exif = b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1" + value + b"\0\0\0\0"
     Image.fromarray(PIXELS).save(tmp_path / "image.jpg", exif=exif)
-    assert read_image(str(tmp_path / "image.jpg")).orientation == 1
+    assert read_image(str(tmp_path / "image.jpg"), storage.Copies()).orientation == 1
+
+
+def test_what_was_read_once_needs_no_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FCN_CACHE", str(tmp_path))
+    urls = {f"memory://{tmp_path.name}/{name}": contents for name, contents in (("i", GOOD_IMAGE), ("m", GOOD_MASK))}
+    for url, contents in urls.items():
+        storage.write_bytes(url, contents)
+    dataset = FileDataset(CAMVID, (Entry("one", *urls),), void=11)
+    before = dataset.read(0)
+    for request in ("info", "get_file"):
+        monkeypatch.setattr(storage.calls.open_url("memory://").filesystem, request, None)
+    for again in (dataset, pickle.loads(pickle.dumps(dataset))):  # noqa: S301 -- ours.
+        np.testing.assert_array_equal(again.read(0).image, before.image)
+        np.testing.assert_array_equal(again.read(0).mask, before.mask)
 
 
 def test_a_matlab_mask_has_one_label_for_each_pixel(tmp_path: Path) -> None:
     mat = {"GTcls": {"Segmentation": np.zeros((2, 3, 3), np.uint8)}}
     savemat(tmp_path / "mask.mat", mat)  # type: ignore[no-untyped-call]
     with pytest.raises(SampleError, match=r"has shape \(2, 3, 3\); a mask is one label for each pixel"):
-        read_mat_mask(str(tmp_path / "mask.mat"))
+        read_mat_mask(str(tmp_path / "mask.mat"), storage.Copies())
