@@ -105,6 +105,8 @@ def main() -> None:
     parser.add_argument("--proxy", choices=PROXIES, default="haproxy")
     parser.add_argument("--seconds", type=float, default=20, help="of each load")
     options = parser.parse_args()
+    if options.proxy == "serve" and "kills" in options.only.split(","):
+        parser.error("kills asks HAProxy who listens: leave it out of --only, or --proxy serve")
     console, table = Console(width=160), Table(f"under {options.proxy}", "")
     for name in options.only.split(","):
         with tempfile.TemporaryDirectory(prefix="fcn") as folder:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -209,22 +210,27 @@ def resources_per_worker(resources: Resources, say: Callable[[str], None]) -> di
     wanted = _wanted(resources.workers, asked)
     if "RAY_ADDRESS" not in os.environ:
         raise ValueError(f"{wanted}; {_nodes(asked)}: lower workers, or choose device cpu")
-    if not grown(resources.workers, asked, resources.wait_for_nodes_s, say):
+    if not grown(1, resources.workers, asked, resources.wait_for_nodes_s, say):
         after = f"after {resources.wait_for_nodes_s} s {_nodes(asked)}"
         raise ValueError(f"{wanted}; {after}: lower workers or cpus_per_worker, or add nodes")
     return asked
 
 
-def grown(workers: int, asked: Mapping[str, float], wait_s: float, say: Callable[[str], None]) -> bool:
-    """Ask for so many workers at once, which makes an autoscaler add nodes, and tell whether they fit in time."""
+def grown(times: int, workers: int, asked: Mapping[str, float], wait_s: float, say: Callable[[str], None]) -> bool:
+    """Ask so many times for workers, which makes an autoscaler add nodes, and tell whether all fit in time.
+
+    It adds nodes for all workers of a group or for none, so that each time is a group of its own.
+    """
     from ray.util import placement_group, remove_placement_group
 
-    say(f"{_wanted(workers, asked)}; {_nodes(asked)}: waiting up to {wait_s} s for nodes")
-    group = placement_group([dict(asked)] * workers)
+    say(f"{_wanted(times * workers, asked)}; {_nodes(asked)}: waiting up to {wait_s} s for nodes")
+    end = time.monotonic() + wait_s
+    groups = [placement_group([dict(asked)] * workers) for _ in range(times)]
     try:
-        return bool(group.wait(wait_s))
+        return all(group.wait(max(0.0, end - time.monotonic())) for group in groups)
     finally:
-        remove_placement_group(group)
+        for group in groups:
+            remove_placement_group(group)
 
 
 def room_for(asked: Mapping[str, float]) -> int:

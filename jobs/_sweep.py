@@ -223,7 +223,8 @@ def _run_trials(study: Study, launch: Launch, audits: Sequence[Audit], command: 
 
     from jobs._tune import METRIC, Suggestions, Watch, open_slots, scheduler, train_member
 
-    at_once, device = slots_of(launch, command.concurrent_trials, console)
+    most = command.concurrent_trials and min(command.concurrent_trials, study.remaining)
+    at_once, device = slots_of(launch, most, console)
     # Decided once: a trial that finds no GPU any more waits for one instead of training on CPUs.
     launch = launch.model_copy(update={"device": device})
     runs, slots = len(study.sweep.keys(0)), open_slots(at_once)
@@ -291,6 +292,6 @@ def slots_of(launch: Launch, most: int | None, console: Console) -> tuple[int, L
     asked = resources_per_worker(launch, console.say)
     if most is not None and "RAY_ADDRESS" in os.environ and room_for(asked) < most * launch.workers:
         # What does not come in time is done without.
-        grown(most * launch.workers, asked, launch.wait_for_nodes_s, console.say)
+        grown(most, launch.workers, asked, launch.wait_for_nodes_s, console.say)
     holds = max(1, room_for(asked) // launch.workers)
     return min(holds, most or holds), "cuda" if "GPU" in asked else "cpu"

@@ -197,7 +197,7 @@ def train_on_cluster(
         except ray.exceptions.RayError as error:
             raise RunFailedError(f"the node of this command was lost, or its Ray: {last_line(error)}") from error
         except SystemExit:
-            # Ray's own handler of Ctrl-C leaves so, with exit code 0.
+            # Ray's own handler of Ctrl-C leaves so, with exit code 0; and Tune where it stops a trial.
             raise KeyboardInterrupt from None
         if failure is not None:
             raise failure

@@ -3,12 +3,12 @@
 # ruff: noqa: ANN401, ARG002
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import ray
 from ray import tune
-from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.core.generated.gcs_pb2 import ActorTableData, PlacementGroupTableData
 from ray.train import UserCallback
 from ray.tune import Callback
 from ray.tune.execution import class_cache
@@ -40,6 +40,10 @@ class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
 METRIC = "score"
 ENDING_S = 60.0
 """How long a trial waits for one of the same run that outlives its sweep for a moment."""
+END_WORKERS_S = 60.0
+"""The longest that the workers of a stopped trial are waited for."""
+KILL_S = 0.3
+"""Ray kills a process within a tenth of a second after it has called it dead."""
 FREE_EVERY_S = 2.0
 """Time between looks for CPUs that nobody holds any more."""
 
@@ -162,6 +166,8 @@ class Watch(_NotPickled, Callback):  # type: ignore[misc] # Ray's classes have n
     def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         """Tell that a run has ended, by itself or because it was stopped."""
         last, member = trial.last_result or {}, self._suggestions.by_trial[trial.trial_id]
+        if last.get("epoch") != member.run.optim.last_epoch:
+            end_workers(trial)
         statuses: tuple[Status, ...] = ("diverged", "failed")
         found = next((status for status in statuses if status in last), None)
         self._end(member, found, last[found] if found else "")
@@ -191,6 +197,26 @@ def scheduler(name: str, epochs: int, grace: int) -> TrialScheduler:
     return FIFOScheduler()
 
 
+def end_workers(trial: Any) -> None:
+    """End the workers of a trial that is stopped, before its outcome is read and its place given to the next one.
+
+    Tune ends its process later, and Ray ends the workers after that: until then they would train on.
+    """
+    if (actor := trial.temporary_state.ray_actor) is None:
+        return
+    whose = actor._actor_id.binary()  # noqa: SLF001 -- Ray has no other way to tell.
+    groups = {group.placement_group_id for group in _groups() if group.creator_actor_id == whose}
+    for group in groups:
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(group)))
+    end = time.monotonic() + END_WORKERS_S
+    while groups and time.monotonic() < end:
+        rows = _accessor().get_actor_table(None, "ALIVE")
+        if groups.isdisjoint(ActorTableData.FromString(row).placement_group_id for row in rows):
+            time.sleep(KILL_S)
+            return
+        time.sleep(0.05)
+
+
 def free_orphans() -> None:
     """Remove the placement groups of this job whose creator, the actor of a trial that directed workers, is dead.
 
@@ -198,15 +224,24 @@ def free_orphans() -> None:
     without, asks the dashboard who is alive, which a Ray of our own does not have, and learns of a group only when all
     its workers have started.
     """
-    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id()).binary()
     # Of groups that no actor made, such as Tune's own, Ray says that it is dead.
     nobody = (b"", ray.ActorID.nil().binary())
-    # The public table of groups does not tell whose they are.
-    for row in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():  # noqa: SLF001
-        group = PlacementGroupTableData.FromString(row)
-        of_dead_actor = group.creator_actor_dead and group.creator_actor_id not in nobody
-        if of_dead_actor and group.creator_job_id == job and group.state != PlacementGroupTableData.REMOVED:
+    for group in _groups():
+        if group.creator_actor_dead and group.creator_actor_id not in nobody:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+
+
+def _groups() -> Iterator[PlacementGroupTableData]:
+    """Yield the placement groups of this job; the public table of them does not tell whose they are."""
+    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id()).binary()
+    for row in _accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(row)
+        if group.creator_job_id == job and group.state != PlacementGroupTableData.REMOVED:
+            yield group
+
+
+def _accessor() -> Any:
+    return ray._private.state.state._connect_and_get_accessor()  # noqa: SLF001 -- Ray has no other way to tell.
 
 
 def _numbers(epoch: Epoch) -> dict[str, Any]:

@@ -100,7 +100,9 @@ def test_a_reader_of_local_files_reads_them_as_they_are(tmp_path: Path) -> None:
     copies = storage.Copies()
     for contents in (b"old", b"new"):
         (tmp_path / "file").write_bytes(contents)
+        os.utime(tmp_path, (1, 1))
         assert copies.path(f"{tmp_path}/file") == tmp_path / "file"
+        assert tmp_path.stat().st_mtime == 1, "it may belong to others"
     with pytest.raises(FileNotFoundError):
         copies.path(f"{tmp_path}/none")
 

@@ -68,7 +68,7 @@ def cached(url: str) -> Path:
 class Copies:
     """Files as a reader of many saw them first: the storage is not asked again for one that is still in the cache.
 
-    Who reads the same files epoch after epoch sends no request after the first, and needs no storage that answers.
+    What the same process read before, it reads again without a request, and without a storage that answers.
     """
 
     def __init__(self) -> None:
@@ -80,11 +80,12 @@ class Copies:
         Raises:
             FileNotFoundError: there is no such file.
         """
+        if is_local(url):
+            return cached(url)
         seen = self._seen.get(url)
-        if seen is None or not (is_local(url) or _is_whole(seen.parent)):
+        if seen is None or not _is_whole(seen.parent):
             seen = self._seen[url] = cached(url)
-        else:
-            _use(seen.parent)
+        _use(seen.parent)
         return seen
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from fcn_core.checkpoint import RunFolder
 from fcn_core.evaluation import Evaluation
+from jobs import _sweep
 from jobs._alone import alone
 from jobs._cli import Launch
 from jobs._console import Console
@@ -127,6 +128,27 @@ def test_as_many_trials_are_started_at_once_as_the_nodes_hold(
         assert [slots_of(launch, most, console)[0] for most in (1, slots, slots + 1)] == [1, slots, slots]
     on_gpus = launch.device != "cpu" and any("GPU" in node for node in nodes)
     assert (found, device) == (slots, "cuda" if on_gpus else "cpu")
+
+
+@pytest.mark.parametrize(("comes", "slots"), [(4.0, 2), (1.0, 1), (64.0, 3)])
+def test_a_joined_cluster_is_given_time_to_grow(comes: float, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not come is done without, and more than was asked for is not used."""
+    nodes, asked_for = [{"Alive": True, "Resources": {"CPU": 2.0}}], []
+
+    def grown(times: int, workers: int, *_: object) -> bool:
+        asked_for.append((times, workers))
+        nodes[0]["Resources"] = {"CPU": comes}
+        return False
+
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    monkeypatch.setattr(_sweep, "grown", grown)
+    with Console() as console:
+        assert slots_of(Launch(workers=2), 1, console)[0] == 1
+        assert asked_for == []
+        assert slots_of(Launch(workers=2), 3, console)[0] == slots
+    assert asked_for == [(3, 2)]
 
 
 @pytest.mark.parametrize(

@@ -43,12 +43,16 @@ class Server(NamedTuple):
         return [number for number in self.replicas() if not used.isdisjoint(_ports(number))]
 
     def _used_ports(self) -> set[int]:
-        with socket.socket(socket.AF_UNIX) as asking:
-            # In a folder that Serve names after the node.
-            (place,) = self.folder.glob(f"ha/*/{ADMIN_SOCKET}")
-            asking.connect(str(place))
-            asking.sendall(b"show stat\n")
-            told = asking.makefile().read()
+        # In a folder that Serve names after the node; where HAProxy takes up another configuration, it is away.
+        (place,) = self.folder.glob("ha/*")
+        try:
+            with socket.socket(socket.AF_UNIX) as asking:
+                asking.settimeout(5)
+                asking.connect(str(place / ADMIN_SOCKET))
+                asking.sendall(b"show stat\n")
+                told = asking.makefile().read()
+        except OSError:
+            return set()
         servers = csv.DictReader(told.removeprefix("# ").splitlines())
         up = [server["addr"] for server in servers if server["status"].startswith("UP")]
         return {int(address.rpartition(":")[2]) for address in up if ":" in address}
