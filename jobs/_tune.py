@@ -2,6 +2,7 @@
 # Ray names the arguments of its callbacks and gives its objects no types.
 # ruff: noqa: ANN401, ARG002
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -59,6 +60,8 @@ def train_member(
 ) -> None:
     """Train a run to its end and report each of its epochs; those of before it was interrupted first."""
     run = Run.model_validate(config["run"])
+    # The cluster is there, and held the workers when the sweep began: if not now, they wait for nodes.
+    os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     try:
         if not config["ended"]:
             ray.get(slots.take.remote(run.run_id))
