@@ -1,16 +1,14 @@
 """Joint augmentation of an image and its mask."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode, v2
 
 from fcn_core.data.base import Sample
 from fcn_core.settings import VOID, Data
-
-if TYPE_CHECKING:
-    # torchvision brings torch's compiler along, which takes seconds: only those pay who use it.
-    from torchvision.transforms import v2
 
 
 def augment(sample: Sample, data: Data, fill: tuple[int, int, int], seed: int) -> tuple[Tensor, Tensor]:
@@ -19,8 +17,6 @@ def augment(sample: Sample, data: Data, fill: tuple[int, int, int], seed: int) -
     Random scale, crop, flip and colour, in this order. The mask is never interpolated; where the crop reaches beyond
     the image, the image has the colour `fill` (before its colours are changed) and the mask is void.
     """
-    from torchvision import tv_tensors
-
     pixels, labels = torch.from_numpy(sample.image).permute(2, 0, 1), torch.from_numpy(sample.mask)
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed CUDA too, whose state is not put back.
@@ -35,29 +31,24 @@ def augment(sample: Sample, data: Data, fill: tuple[int, int, int], seed: int) -
 
 def resize_image(image: Tensor, factor: float) -> Tensor:
     """Scale an image (3, H, W) uint8, bilinear with antialiasing."""
-    return _resize(image, factor, "bilinear")
+    return _resize(image, factor, InterpolationMode.BILINEAR)
 
 
 def resize_mask(mask: Tensor, factor: float) -> Tensor:
     """Scale a mask (H, W) uint8: each pixel takes the label nearest to its centre."""
-    return _resize(mask[None], factor, "nearest-exact")[0]
+    return _resize(mask[None], factor, InterpolationMode.NEAREST_EXACT)[0]
 
 
-def _resize(image: Tensor, factor: float, interpolation: str) -> Tensor:
+def _resize(image: Tensor, factor: float, interpolation: InterpolationMode) -> Tensor:
     height, width = image.shape[-2:]
     size = [max(1, round(height * factor)), max(1, round(width * factor))]
     if size == [height, width]:
         return image
-    from torchvision.transforms import InterpolationMode, v2
-
-    resized: Tensor = v2.functional.resize(image, size, InterpolationMode(interpolation), antialias=True)
+    resized: Tensor = v2.functional.resize(image, size, interpolation, antialias=True)
     return resized
 
 
-def _random_transforms(data: Data, fill: tuple[int, int, int]) -> list["v2.Transform"]:
-    from torchvision import tv_tensors
-    from torchvision.transforms import v2
-
+def _random_transforms(data: Data, fill: tuple[int, int, int]) -> list[v2.Transform]:
     transforms: list[v2.Transform] = []
     if data.crop is not None:
         fills: dict[type | str, Any] = {tv_tensors.Image: list(fill), tv_tensors.Mask: VOID}
