@@ -2,27 +2,22 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from fcn_core.models.dropout import SampleDropout
 from fcn_core.models.geometry import PIXELS, Grid
 from fcn_core.settings import Model
 
-if TYPE_CHECKING:
-    # torchvision brings torch's compiler along, which takes seconds: only those pay who use it.
-    from torchvision.models.resnet import BasicBlock, Bottleneck
-
 VGG16_STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """(channels, convolutions) of the five stages; a 2x2 pooling ends each."""
 
-RESNETS: dict[str, tuple[Literal["BasicBlock", "Bottleneck"], tuple[int, ...]]] = {
-    "resnet18": ("BasicBlock", (2, 2, 2, 2)),
-    "resnet34": ("BasicBlock", (3, 4, 6, 3)),
-    "resnet50": ("Bottleneck", (3, 4, 6, 3)),
+RESNETS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
 }
-"""torchvision's block and how many of it the four layers have."""
 
 
 class TrunkNetwork(nn.Module):
@@ -85,10 +80,7 @@ class ResNet(TrunkNetwork):
 
     def __init__(self, settings: Model) -> None:
         super().__init__()
-        from torchvision.models import resnet
-
-        name, counts = RESNETS[settings.trunk]
-        block: type[BasicBlock | Bottleneck] = getattr(resnet, name)
+        block, counts = RESNETS[settings.trunk]
         planes = [max(1, round(base * settings.width)) for base in (64, 128, 256, 512)]
         self.conv1 = nn.Conv2d(3, planes[0], 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(planes[0])
@@ -138,7 +130,7 @@ def _vgg_stage(
 
 
 def _residual_stage(
-    block: type["BasicBlock | Bottleneck"], before: int, width: int, count: int, stride: int
+    block: type[BasicBlock] | type[Bottleneck], before: int, width: int, count: int, stride: int
 ) -> nn.Sequential:
     after = width * block.expansion
     shortcut = None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torchvision.models import get_model_weights
 
 from fcn_core import storage
 from fcn_core.models.fcn import FCN
@@ -93,8 +94,6 @@ def read_weights(url: str) -> Weights:
 
 
 def _imagenet(trunk: str) -> Weights:
-    from torchvision.models import get_model_weights
-
     try:
         weights: Weights = get_model_weights(trunk)["IMAGENET1K_V1"].get_state_dict(progress=False, check_hash=True)
     except OSError as error:

@@ -85,7 +85,8 @@ class Copies:
         seen = self._seen.get(url)
         if seen is None or not _is_whole(seen.parent):
             seen = self._seen[url] = cached(url)
-        _use(seen.parent)
+        else:
+            _use(seen.parent)
         return seen
 
 
