@@ -3,9 +3,12 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
+from jobs import _tune
 from tests.jobs.commands import ROOT
 
 # As a trial and its worker: the worker takes SIGTERM for a notice, and would go on.
@@ -54,6 +57,18 @@ with cluster(Resources()):
 
 @pytest.mark.timeout(300)
 def test_the_workers_of_a_stopped_trial_and_no_others_have_ended(environment: dict[str, str], tmp_path: Path) -> None:
-    command = [sys.executable, "-c", STOPPED, tmp_path / "0", tmp_path / "1"]
+    command = [sys.executable, "-c", STOPPED, f"{tmp_path}/0", f"{tmp_path}/1"]
     done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["[True, False] 1.0"]), done.stderr
+
+
+@pytest.mark.parametrize(("epoch", "calls"), [(3, ["end_workers", "ended"]), (4, ["ended"])])
+def test_the_workers_of_a_trial_that_is_stopped_early_end_before_its_outcome_is_read(
+    epoch: int, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(_tune, "end_workers", lambda _: seen.append("end_workers"))
+    member = SimpleNamespace(run=SimpleNamespace(run_id="run", optim=SimpleNamespace(last_epoch=4)))
+    watch = _tune.Watch(MagicMock(by_trial={"id": member}), MagicMock(), lambda *_: seen.append("ended"), MagicMock())
+    watch.on_trial_complete(1, [], SimpleNamespace(trial_id="id", last_result={"epoch": epoch}))
+    assert seen == calls
