@@ -70,7 +70,7 @@ def test_every_node_wants_the_token_and_none_is_in_the_file(config: Config) -> N
 
 def test_ray_is_started_with_options_that_it_has(config: Config) -> None:
     *commands, watch = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
-    assert watch.startswith("nohup drain_on_notice.sh </dev/null")
+    assert watch.startswith("nohup drain_on_notice.py </dev/null")
     for command in commands:
         program, verb, *options = shlex.split(command)
         assert program == "ray"
