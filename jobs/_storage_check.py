@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from functools import partial
+from functools import cache, partial
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -17,8 +17,13 @@ from fcn_core.storage.folders import read_manifest
 from fcn_core.storage.leftovers import File, abort_upload, uploads, walk
 
 REMOVED = "removed, it is read by nobody"
-_EXPECTED = re.compile(r"(?:^|/)(?:checkpoints/[0-9]+|evaluations/[^/.][^/]*)$")
-"""Folders that are published with manifest and COMMIT, wherever they lie; others are known by having either."""
+_PUBLISHED = re.compile(
+    r"(?P<run>.*/runs/[^/]+)/(?:checkpoints/[0-9]{8}|evaluations/[^/.][^/]*)"
+    r"|(?P<model>.*/models/[^/]+)/[1-9][0-9]*"
+    r"|.*/(?:receptive_fields|comparisons)/[^/.][^/]*"
+)
+"""URLs of folders that are published with manifest and COMMIT. Whatever else lies on a storage is somebody else's."""
+_EPOCHS = re.compile(r"(?P<run>.*/runs/[^/]+)/epochs\.jsonl")
 _ENTRY = re.compile(r"(?P<model>(?:.*/)?(?P<name>[^/]+))/champions/(?P<number>[0-9]{8})\.json")
 
 Progress = Callable[[int, int], None]
@@ -57,7 +62,9 @@ def look_over(url: str, *, quick: bool, progress: Progress) -> Look:
         progress: is told of folders done and of all.
     """
     files = walk(url)
-    folders = _sealed(files)
+    # One question for all checkpoints of a run.
+    there = cache(storage.exists)
+    folders = _published(url, files, there)
     refused: list[str] = []
     findings = [*_allowed(_uploads(url), refused), *_partial(url, files)]
     for done, folder in enumerate(folders, start=1):
@@ -69,8 +76,9 @@ def look_over(url: str, *, quick: bool, progress: Progress) -> Look:
     for match in entries:
         findings += _allowed(_entry(url, match, files[match[0]], torn), refused)
     for path in files:
-        if path.rpartition("/")[2] == "epochs.jsonl":
-            findings += _allowed(_epochs(url, path, files), refused)
+        match = _EPOCHS.fullmatch(storage.join(url, path))
+        if match and there(storage.join(match["run"], "run.json")):
+            findings += _allowed(_epochs(match[0], files[path]), refused)
     return Look(tuple(findings), len(folders), len(entries), tuple(refused))
 
 
@@ -103,22 +111,24 @@ def _partial(url: str, files: Mapping[str, File]) -> Iterator[Finding]:
         yield Finding(place, "was never moved to its place", REMOVED, partial(remove, place), changed, unfinished=True)
 
 
-def _sealed(files: Mapping[str, File]) -> dict[str, dict[str, File]]:
+def _published(url: str, files: Mapping[str, File], there: Callable[[str], bool]) -> dict[str, dict[str, File]]:
     """Return the folders that should have a manifest and a COMMIT, with all that lies in them."""
-    parents = {path.rpartition("/")[0] for path, file in files.items() if not file.is_folder}
-    models = {path.rpartition("/claims/")[0] for path in files if "/claims/" in f"/{path}"}
+    below: dict[str, dict[str, File]] = {}
+    for path, file in files.items():
+        if not file.is_folder:
+            below.setdefault(path.rpartition("/")[0], {})[path] = file
 
-    def is_sealed(folder: str) -> bool:
-        if any(storage.join(folder, name).lstrip("/") in files for name in (storage.MANIFEST, storage.COMMIT)):
-            return True
-        above, _, name = folder.rpartition("/")
-        return bool(_EXPECTED.search(folder)) or (above in models and name.isdigit())
+    def is_ours(folder: str) -> bool:
+        found = _PUBLISHED.fullmatch(storage.join(url, folder) if folder else url)
+        if found is None or storage.PARTIAL in folder:
+            return False
+        if found["run"]:
+            return there(storage.join(found["run"], "run.json"))
+        if found["model"]:
+            return there(storage.join(found["model"], "claims"))
+        return any(path.endswith((storage.MANIFEST, storage.COMMIT)) for path in below[folder])
 
-    chosen = sorted(one for one in parents if is_sealed(one) and storage.PARTIAL not in one)
-    return {
-        folder: {path: files[path] for path in files if path.startswith(f"{folder}/" if folder else "")}
-        for folder in chosen
-    }
+    return {folder: below[folder] for folder in sorted(below) if is_ours(folder)}
 
 
 def _folder(url: str, below: Mapping[str, File], *, quick: bool) -> Iterator[Finding]:
@@ -194,19 +204,12 @@ def _set_aside(url: str) -> None:
     remove_file(url)
 
 
-def _epochs(url: str, path: str, files: Mapping[str, File]) -> Iterator[Finding]:
-    run = RunFolder(storage.join(url, path).rpartition("/")[0])
+def _epochs(place: str, file: File) -> Iterator[Finding]:
     try:
-        run.read_epochs()
+        RunFolder(place.rpartition("/")[0]).read_epochs()
     except ValueError:
-        place = storage.join(url, path)
-        yield Finding(
-            place,
-            "is not understood",
-            "removed, the run writes it again when it goes on",
-            partial(remove_file, place),
-            files[path].changed,
-        )
+        remedy = "set aside as .damaged, the run writes it again when it goes on"
+        yield Finding(place, "is not understood", remedy, partial(_set_aside, place), file.changed)
 
 
 def _newest(files: Iterable[File]) -> float | None:

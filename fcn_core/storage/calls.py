@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
@@ -125,6 +125,22 @@ class Place(NamedTuple):
         )
         return retrying(attempt)
 
+    def find(self) -> dict[str, dict[str, Any]]:
+        """Return what the storage tells of everything below, by path: of files, on this machine of folders too.
+
+        Raises:
+            OSError: a folder cannot be listed. On this machine fsspec itself would take it for empty.
+        """
+        if not self.is_local:
+            return dict(self.call("find", self.path, detail=True))
+        found = {}
+        for folder, folders, files in os.walk(self.path, onerror=_raise_unless_gone, followlinks=True):
+            for name in folders + files:
+                with suppress(FileNotFoundError):
+                    path = f"{folder.rstrip('/')}/{name}"
+                    found[path] = self.filesystem.info(path)
+        return found
+
     def _attempt(self, method: str, deadline_s: float, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
         function = getattr(self.filesystem, method)
         try:
@@ -227,6 +243,11 @@ def one_line(error: BaseException) -> str:
     """Return what an error says in one line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _answer(error: BaseException) -> tuple[int, str] | None:

@@ -107,8 +107,9 @@ def find_files(url: str) -> dict[str, str]:
     """Return the path of each file below a folder, relative to it and sorted, with its `version`."""
     place = open_url(url)
     root = f"{place.path.rstrip('/')}/"
-    found = place.call("find", place.path, detail=True)
-    return {name.removeprefix(root): version_of(found[name]) for name in sorted(found)}
+    found = place.find()
+    files = sorted(path for path, facts in found.items() if facts["type"] == "file")
+    return {path.removeprefix(root): version_of(found[path]) for path in files}
 
 
 def version(url: str) -> str:

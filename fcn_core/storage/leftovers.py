@@ -29,7 +29,7 @@ def walk(url: str) -> dict[str, File]:
     """Return everything below a folder by path relative to it, folders too where they are more than a prefix."""
     place = open_url(url)
     root = f"{place.path.rstrip('/')}/"
-    found = place.call("find", place.path, detail=True, withdirs=place.is_local)
+    found = place.find()
     below = {path.removeprefix(root): facts for path, facts in found.items() if path.startswith(root)}
     return {
         path: File(facts.get("size") or 0, facts["type"] == "directory", _changed(facts))

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import time
@@ -83,7 +84,7 @@ def test_what_is_not_whole_is_listed_and_then_removed(root: str, command: Check)
         f"{folder.checkpoint(4)}: is damaged: model.safetensors has not the SHA-256 of manifest.json; repair: removed",
         f"{folder.checkpoint(6)}: is damaged: COMMIT does not fit manifest.json; repair: removed",
         f"{folder.checkpoint(8)}: was never completed: it lacks manifest.json; repair: removed",
-        f"{folder.url}/epochs.jsonl: is not understood; repair: removed, the run writes it again",
+        f"{folder.url}/epochs.jsonl: is not understood; repair: set aside as .damaged, the run writes it again",
     ):
         assert f"broken      {what}" in said
     assert said.endswith("; 5 broken\n")
@@ -93,6 +94,28 @@ def test_what_is_not_whole_is_listed_and_then_removed(root: str, command: Check)
     assert storage.list_folder(folder.checkpoints) == ["00000002"]
     assert command("check", root)[0] == 0
     assert folder.read_epochs() == []
+
+
+def test_what_is_not_ours_is_left_alone(root: str, command: Check) -> None:
+    """Though it looks like it."""
+    made_run(root, 2)
+    for path in (
+        "COMMIT",
+        "data/camvid/manifest.json",
+        "data/camvid/train/0.png",
+        "data/checkpoints/00000100/weights",
+        "data/runs/theirs/checkpoints/00000100/weights",
+        "data/runs/theirs/epochs.jsonl",
+        "data/epochs.jsonl",
+        "comparisons/theirs/table.txt",
+        "models/theirs/1/weights",
+        "receptive_fields/parts/1.npz",
+    ):
+        storage.write_bytes(f"{root}/{path}", b"theirs")
+    before = sorted(storage.find_files(root))
+    code, said = command("repair", root, "--older_than_h", "0")
+    assert (code, said) == (0, f"1 sealed folders and 0 champion entries looked at in {root}; 0 broken\n")
+    assert sorted(storage.find_files(root)) == before
 
 
 def test_what_a_live_run_may_be_writing_is_left_alone(root: str, command: Check) -> None:
@@ -125,6 +148,7 @@ def test_the_age_is_that_of_the_newest_file(tmp_path: Path, command: Check) -> N
 
 def test_a_checkpoint_that_is_whole_is_never_removed(root: str, command: Check) -> None:
     folder = made_run(root, 2)
+    RunFolder(f"{root}/runs/run-1").write_run({"run_id": "run-1"})
     for path, contents in [(f"{root}/runs/run-1/checkpoints/00000002", "run-0"), (folder.checkpoint(4), "run-0")]:
         with storage.publishing(path) as place:
             source = json.loads(storage.read_bytes(f"{folder.checkpoint(2)}/{CARD}"))
@@ -160,6 +184,22 @@ def test_uploads_that_never_ended_are_aborted(bucket: str, tmp_path: Path, comma
     assert command("repair", root)[0] == 0
     assert [one["Key"] for one in s3.list_multipart_uploads(Bucket="lab")["Uploads"]] == [keys[1]]
     assert command("check", root, "--older_than_h", "0")[0] == 0
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, plain = made_run(str(tmp_path), 2), os.scandir
+
+    def scandir(path: str) -> object:
+        if path == folder.checkpoints:
+            raise OSError(errno.EIO, "Input/output error", path)
+        return plain(path)
+
+    monkeypatch.setattr("fsspec.implementations.local.os.scandir", scandir)
+    assert f"Input/output error: '{folder.checkpoints}'" in refused(main, "check", str(tmp_path))
+    with pytest.raises(OSError, match="Input/output error"):
+        storage.find_files(str(tmp_path))
 
 
 def test_what_may_not_be_looked_at_is_said_and_the_rest_is_checked(
