@@ -26,7 +26,7 @@ check: .venv/ready  ## style, types, import directions and what bandit knows of 
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/bandit --quiet --recursive fcn_core jobs services
+	$(BIN)/bandit --quiet --recursive fcn_core jobs services infra/image
 
 fix: .venv/ready  ## what can be mended by itself
 	$(BIN)/ruff check --fix .

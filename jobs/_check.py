@@ -15,7 +15,6 @@ from jobs._models import ModelsCommand
 from jobs._promote import PromoteCommand
 from jobs._receptive_field import ReceptiveFieldCommand
 from jobs._staged import StagedCommand
-from jobs._storage import StorageCommand
 from jobs._sweep import SweepCommand
 
 OTHERS: dict[str, type[Settings]] = {
@@ -25,7 +24,6 @@ OTHERS: dict[str, type[Settings]] = {
     "models": ModelsCommand,
     "promote": PromoteCommand,
     "receptive_field": ReceptiveFieldCommand,
-    "storage": StorageCommand,
     "sweep": SweepCommand,
     "train_staged": StagedCommand,
 }

@@ -7,6 +7,7 @@ and that over the named experiment.
 import difflib
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -224,6 +225,12 @@ def exit_codes() -> Iterator[None]:
         raise SystemExit(FAILED) from None
     except PreemptedError as error:
         print(f"terminated; {error}; the same command goes on from there", file=sys.stderr)
+        raise SystemExit(TERMINATED) from None
+    except SystemExit as error:
+        if error.code != signal.SIGTERM:
+            raise
+        # Ray's own handler of SIGTERM leaves so.
+        print("terminated; the same command goes on from what is stored", file=sys.stderr)
         raise SystemExit(TERMINATED) from None
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what is stored", file=sys.stderr)

@@ -28,14 +28,16 @@ def report(url: str, audited: Audit, run: Run, console: Console) -> None:
     """Draw the figures of a finished run into its folder, and say where everything is and what to do next.
 
     Raises:
-        RunFailedError: nothing of it is there.
+        RunFailedError: its end is not there.
     """
     folder = RunFolder(url)
     epochs = folder.read_epochs()
     best = best_epoch(epochs)
-    if best is None:
+    if best is None or epochs[-1].epoch != run.optim.last_epoch:
         remedy = "give --storage s3://bucket/lab, or a folder that all nodes mount"
-        raise RunFailedError(f"the run has ended, but {url} has no epochs: its workers wrote elsewhere; {remedy}")
+        raise RunFailedError(
+            f"the run has ended, but {url} lacks its last epoch: its workers wrote elsewhere; {remedy}"
+        )
     val = Subset(open_train_val(run.data)[1], audited.val.kept)
     rule = Rule().describe(len(val.classes))
     with tempfile.TemporaryDirectory() as name:

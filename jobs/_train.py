@@ -2,8 +2,11 @@
 
 import os
 import platform
+import signal
+import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -19,6 +22,7 @@ from fcn_core.data.catalogue import open_train_val
 from fcn_core.fit import Keep, build_network, fit
 from fcn_core.metrics.rules import Rule
 from fcn_core.optim import mean_from_sum
+from fcn_core.saving import together
 from fcn_core.settings import Run, Stride
 from fcn_core.training import NonFiniteLossError, PreemptedError
 from jobs._alone import LOCK, alone
@@ -151,11 +155,10 @@ def train_on_cluster(
         RunFailedError: workers were lost too often.
         PreemptedError: this process got SIGTERM.
     """
-    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
 
-    from jobs._restarts import Restarts, TellRestarts, cause_of, describe
+    from jobs._restarts import Restarts, TellRestarts, describe
     from jobs._runtime import HeedSigterm
     from jobs._trainer import Trainer
     from jobs._watch import Watch, sigterm_sets, start_board
@@ -188,21 +191,34 @@ def train_on_cluster(
         Watch(board, console, restarts, RunMetrics(run.run_id), new_epoch) as watch,
         sigterm_sets(watch.stop),
     ):
-        try:
+        with _one_line(launch):
             failure = trainer.fit().return_value
-        except ray.train.TrainingFailedError as error:
-            last = cause_of(error, launch.timeout_s)
-            # Ray counts workers that are lost and those that cannot be set up apart: a number here would be one of two.
-            raise RunFailedError(f"training failed for good, last: {last}") from error
-        except ray.exceptions.RayError as error:
-            raise RunFailedError(f"the node of this command was lost, or its Ray: {last_line(error)}") from error
-        except SystemExit:
-            # Ray's own handler of Ctrl-C leaves so, with exit code 0; and Tune where it stops a trial.
-            raise KeyboardInterrupt from None
         if failure is not None:
             raise failure
     if restarts.now:
         console.say(describe(restarts.now))
+
+
+@contextmanager
+def _one_line(launch: Launch) -> Iterator[None]:
+    """Raise what ended the training as what `train_on_cluster` says."""
+    import ray
+
+    from jobs._restarts import cause_of
+
+    try:
+        yield
+    except ray.train.TrainingFailedError as error:
+        last = cause_of(error, launch.timeout_s)
+        # Ray counts workers that are lost and those that cannot be set up apart: a number here would be one of two.
+        raise RunFailedError(f"training failed for good, last: {last}") from error
+    except ray.exceptions.RayError as error:
+        raise RunFailedError(f"the node of this command was lost, or its Ray: {last_line(error)}") from error
+    except SystemExit as error:
+        if error.code == signal.SIGTERM:
+            raise
+        # Ray's own handler of Ctrl-C leaves so, with exit code 0; and Tune where it stops a trial.
+        raise KeyboardInterrupt from None
 
 
 def _worker(config: dict[str, Any]) -> Exception | None:
@@ -214,6 +230,7 @@ def _worker(config: dict[str, Any]) -> Exception | None:
     loader = LoaderSettings(launch.loader_processes, launch.memory_gib, pin_memory=runtime.device.type == "cuda")
     keep = Keep(launch.keep_checkpoints, launch.save_every)
     try:
+        together(runtime, lambda: _check_here(config["url"]))
         fit(config["run"], config["url"], config["audit"], runtime, loader=loader, keep=keep)
     except (NonFiniteLossError, storage.RefusedError) as error:
         return error
@@ -223,3 +240,10 @@ def _worker(config: dict[str, Any]) -> Exception | None:
         knobs = "lower optim.batch_size or data.crop, or raise optim.accumulate"
         raise RuntimeError(f"the device is out of memory: {knobs}") from error
     return None
+
+
+def _check_here(url: str) -> None:
+    """Refuse a node that came after `check_reach`, and has another folder where that of the run should be."""
+    if storage.is_local(url) and RunFolder(url).read_run() is None:
+        remedy = "give --storage s3://bucket/lab, or a folder that all nodes mount"
+        raise storage.RefusedError(f"{url} is not the same folder on node {socket.gethostname()} as here: {remedy}")

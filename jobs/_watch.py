@@ -2,6 +2,8 @@
 # Ray gives its objects no types.
 # ruff: noqa: ANN401
 
+import os
+
 # What is unpickled is what our own workers put on our own board.
 import pickle  # nosec B403
 import signal
@@ -18,13 +20,13 @@ from fcn_core.checkpoint import Epoch
 from fcn_core.training import Progress
 from jobs._board import Board
 from jobs._console import Console
-from jobs._metrics import RunMetrics
+from jobs._metrics import RunMetrics, Started
 from jobs._ray import on_this_node
 from jobs._restarts import Lost, Restarts
 
 LOOK_EVERY_S = 1.0
 END_S = 10.0
-"""How long the end of a run waits for what is still to be shown."""
+"""How long the end of a run waits for what is still to be shown, and a stop for workers that take steps."""
 
 
 def start_board() -> Any:
@@ -57,6 +59,8 @@ class Watch:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._unkept = False
+        self._training = False
+        """Whether workers take steps; else they are waited for, start or restore."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -76,6 +80,11 @@ class Watch:
             if self._done.is_set():
                 return
         self._board.stop.remote()
+        while not self._done.wait(END_S):
+            # Nobody is there to save, and the next workers may be long in coming: `sigterm_sets` lets this one through.
+            if not self._training:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
 
     def _look(self) -> None:
         last = False
@@ -96,6 +105,7 @@ class Watch:
 
     def _note(self, item: object) -> None:
         """Keep the record; a storage that is away or refuses ends neither the run nor what is shown of it."""
+        self._training = isinstance(item, Started) or (self._training and not isinstance(item, Lost))
         try:
             self._restarts.note(item)
         except OSError as error:

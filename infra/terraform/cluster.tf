@@ -21,8 +21,8 @@ data "aws_iam_policy_document" "pull" {
 
 resource "aws_iam_role_policy" "pull" {
   for_each = merge(
-    { for name in ["train", "serve", "experiments"] : name => aws_iam_role.role[name].id },
-    { head = aws_iam_role.head.id },
+    { for name in ["train", "serve"] : name => aws_iam_role.role[name].id },
+    { for name, role in aws_iam_role.head : name => role.id },
   )
   name   = "pull"
   role   = each.value
@@ -40,15 +40,22 @@ data "aws_iam_policy_document" "machines" {
   }
 }
 
+# Two heads, by what they may do with the bucket: the second is for a cluster where the experiment service runs.
+locals {
+  heads = { head = "train", experiments-head = "experiments" }
+}
+
 resource "aws_iam_role" "head" {
-  name               = "${var.name}-head"
+  for_each           = local.heads
+  name               = "${var.name}-${each.key}"
   assume_role_policy = data.aws_iam_policy_document.machines.json
 }
 
 resource "aws_iam_role_policy" "head_storage" {
-  name   = "storage"
-  role   = aws_iam_role.head.id
-  policy = data.aws_iam_policy_document.storage["train"].json
+  for_each = local.heads
+  name     = "storage"
+  role     = aws_iam_role.head[each.key].id
+  policy   = data.aws_iam_policy_document.storage[each.value].json
 }
 
 data "aws_caller_identity" "here" {}
@@ -129,26 +136,21 @@ data "aws_iam_policy_document" "autoscaler" {
 }
 
 resource "aws_iam_role_policy" "autoscaler" {
-  for_each = { head = aws_iam_role.head.id, experiments = aws_iam_role.role["experiments"].id }
+  for_each = local.heads
   name     = "autoscaler"
-  role     = each.value
+  role     = aws_iam_role.head[each.key].id
   policy   = data.aws_iam_policy_document.autoscaler.json
 }
 
 resource "aws_iam_instance_profile" "head" {
-  name = "${var.name}-head"
-  role = aws_iam_role.head.name
+  for_each = local.heads
+  name     = "${var.name}-${each.key}"
+  role     = aws_iam_role.head[each.key].name
 }
 
 resource "aws_iam_instance_profile" "train" {
   name = "${var.name}-train"
   role = aws_iam_role.role["train"].name
-}
-
-# In place of `head`, where the experiment service runs on the head.
-resource "aws_iam_instance_profile" "experiments" {
-  name = "${var.name}-experiments"
-  role = aws_iam_role.role["experiments"].name
 }
 
 # For machines that serve and do nothing else.

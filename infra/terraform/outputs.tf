@@ -4,7 +4,7 @@ output "storage" {
 }
 
 output "image" {
-  description = "For docker.image in cluster.yaml and images in infra/kuberay/base/kustomization.yaml, with a tag."
+  description = "For docker.image in cluster.yaml and images in infra/kuberay/image/kustomization.yaml, with a tag."
   value       = aws_ecr_repository.image.repository_url
 }
 

@@ -4,7 +4,7 @@
 locals {
   # Folders below the root, by what a role may do with them.
   grants = {
-    # Workers train, evaluate and look inside; a version of a model is evaluated like a run.
+    # Workers train, evaluate and look inside. Evaluations of a version lie beside it: who promotes makes them.
     train = {
       read  = ["data", "models"]
       write = ["runs", "sweeps", "receptive_fields", "ray"]
@@ -76,7 +76,7 @@ data "aws_iam_policy_document" "trust" {
   for_each = local.grants
 
   dynamic "statement" {
-    for_each = each.key == "promote" ? [] : [1]
+    for_each = contains(["train", "serve"], each.key) ? [1] : []
     content {
       sid     = "Machines"
       actions = ["sts:AssumeRole"]

@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 ROOT = Path(__file__).parents[2]
 """The folder of the code: a working tree, or where packages are installed."""
-NOT_HERE = {"submit"}
-"""Submitting is what the service does itself."""
+NOT_HERE = {"storage", "submit"}
+"""What looks over or repairs any storage is for who holds its keys; submitting is what the service does itself."""
 _OURS = re.compile(r"(?:-m jobs\.|\bjobs/)([a-z0-9][a-z0-9_]*)(?:\.py)?(?= |$)")
 _RUN = re.compile(rb"^run ([a-z0-9][a-z0-9._-]*) in ", re.MULTILINE)
 _SET_HERE = ("--storage", "--config", "--print-config", "--help", "-h")
@@ -37,9 +37,7 @@ CHECK_S = 120
 class Client(Protocol):
     """What is used of `ray.job_submission.JobSubmissionClient`, which keeps the cluster's token to itself."""
 
-    def submit_job(
-        self, *, entrypoint: str, runtime_env: dict[str, Any] | None, metadata: dict[str, str] | None
-    ) -> str:
+    def submit_job(self, *, entrypoint: str, runtime_env: dict[str, Any], metadata: dict[str, str] | None) -> str:
         """Start a job and return its id."""
 
     def list_jobs(self) -> list[Any]:
@@ -62,13 +60,16 @@ class Jobs:
     Args:
         connect: returns a client; asked again after it failed.
         storage: where commands keep what they find.
+        python: what starts them, as the cluster's machines have it.
         max_log_bytes: of a log, in one answer.
         check: looks at arguments.
     """
 
-    def __init__(self, connect: Callable[[], Client], storage: str, max_log_bytes: int, check: Check) -> None:
+    def __init__(
+        self, connect: Callable[[], Client], storage: str, python: str, max_log_bytes: int, check: Check
+    ) -> None:
         self._connect, self._check = connect, check
-        self._storage, self._max_log_bytes = storage, max_log_bytes
+        self._storage, self._python, self._max_log_bytes = storage, python, max_log_bytes
         self._client: Client | None = None
         self._runs: dict[str, str] = {}
         # One at a time: two that are the same must not both find that there is none yet, and checking takes a CPU.
@@ -91,10 +92,11 @@ class Jobs:
             for job in self.all():
                 if (job.command, job.arguments) == (command, [*arguments]) and job.status not in ENDED:
                     raise Problem(409, f"{job.job_id} does this already: stop it, or wait for its end")
-            ours = [sys.executable, "-m", f"jobs.{command}", *arguments, "--storage", self._storage]
+            entrypoint = shlex.join([self._python, "-m", f"jobs.{command}", *arguments])
+            environment = _environment(self._storage)
             job_id = self._ask(
                 lambda client: client.submit_job(
-                    entrypoint=shlex.join(ours), runtime_env=_environment(), metadata={"fcn.owner": owner}
+                    entrypoint=entrypoint, runtime_env=environment, metadata={"fcn.owner": owner}
                 )
             )
             log.info("%s submitted %s: %s", owner, job_id, shlex.join([command, *arguments]))
@@ -201,9 +203,11 @@ def _check_options(arguments: Sequence[str]) -> None:
             raise Problem(422, f"{option} cannot be set here: the service knows where results are kept")
 
 
-def _environment() -> dict[str, Any] | None:
+def _environment(storage: str) -> dict[str, Any]:
+    # Not every command keeps something, and would take an option for it.
+    settings = {"env_vars": {"FCN_STORAGE": storage}}
     # Installed packages are on all nodes; a working tree travels with the job.
-    return {"working_dir": str(ROOT)} if (ROOT / "pyproject.toml").exists() else None
+    return settings | ({"working_dir": str(ROOT)} if (ROOT / "pyproject.toml").exists() else {})
 
 
 def _summary(file: Path) -> str:
@@ -216,13 +220,10 @@ def _details(found: Any, runs: Mapping[str, str]) -> JobDetails | None:  # noqa:
     ours = _OURS.search(found.entrypoint)
     if ours is None or ours[1] not in {one.name for one in commands()} or not found.submission_id:
         return None
-    arguments = _words(found.entrypoint[ours.end() :])
-    if arguments[-2:-1] == ["--storage"]:
-        arguments = arguments[:-2]
     return JobDetails(
         job_id=found.submission_id,
         command=ours[1],
-        arguments=arguments,
+        arguments=_words(found.entrypoint[ours.end() :]),
         owner=(found.metadata or {}).get("fcn.owner"),
         status=cast("Status", str(getattr(found.status, "value", found.status))),
         message=" ".join((found.message or "").split())[:300],

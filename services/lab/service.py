@@ -1,5 +1,6 @@
 """What the routes of the experiment service share."""
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Annotated
@@ -48,7 +49,9 @@ class Lab:
         self.runs = Runs(storage.join(place, "runs"), *times)
         self.sweeps = Sweeps(storage.join(place, "sweeps"), *times)
         self.models = ModelShelf(storage.join(place, MODELS), *times)
-        self.jobs = Jobs(connect, place, settings.max_log_bytes, check)
+        # Another cluster's machines have their Python somewhere else.
+        python = "python" if settings.cluster else sys.executable
+        self.jobs = Jobs(connect, place, python, settings.max_log_bytes, check)
         self._closed = threading.Event()
 
     def start(self) -> None:

@@ -127,6 +127,20 @@ def test_sigterm_saves_at_once_and_is_no_failure(
     assert_nothing_left(ray_folder)
 
 
+def test_sigterm_while_workers_are_awaited_ends_the_command(
+    environment: dict[str, str], ray_folder: Path, tmp_path: Path
+) -> None:
+    with cluster(environment, tmp_path, nodes=1) as made:
+        address = {"RAY_ADDRESS": f"127.0.0.1:{made.port}"}
+        command = start(tmp_path, made.environment | address, "--cpus-per-worker=2")
+        command.until(lambda: command.said("waiting up to 600 s for nodes"))
+        command.process.terminate()
+        command.end(code=143)
+        assert command.lines[-1] == "terminated; the same command goes on from what is stored"
+        made.assert_nothing_left()
+    assert_nothing_left(ray_folder)
+
+
 def test_the_only_node_is_killed_and_the_command_started_again(
     never_stopped: RunFolder, environment: dict[str, str], ray_folder: Path, tmp_path: Path
 ) -> None:

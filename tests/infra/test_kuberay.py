@@ -13,6 +13,7 @@ import yaml
 from kubernetes_validate.utils import validate
 from ray.serve.schema import ServeDeploySchema
 
+from jobs._cli import parse
 from services._settings import Serving, read_settings
 from services.segmentation import build
 from tests.infra.conftest import ROOT, Program
@@ -143,11 +144,13 @@ def test_clusters_want_a_token_survive_their_head_and_grow(built: Mapping[str, l
     password = cluster["gcsFaultToleranceOptions"]["redisPassword"]["valueFrom"]["secretKeyRef"]
     assert password == {"name": "redis", "key": "password"}
     assert "kind: Secret" not in yaml.safe_dump_all(built[entry])
+    (settings,) = [one["data"] for one in built[entry] if one["kind"] == "ConfigMap"]
+    drain_s = int(settings["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
     for group in cluster["workerGroupSpecs"]:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
         assert group["template"]["spec"]["automountServiceAccountToken"] is False
         # Time to save, or to let requests end.
-        assert group["template"]["spec"]["terminationGracePeriodSeconds"] >= 60
+        assert 60 <= drain_s < group["template"]["spec"]["terminationGracePeriodSeconds"]
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
 
 
@@ -162,6 +165,8 @@ def test_training_and_serving_have_roles_and_a_network_of_their_own(built: Mappi
     assert policies["nothing"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     outwards = [to["ipBlock"] for rule in policies["outwards"]["egress"] for to in rule["to"] if "ipBlock" in to]
     assert outwards == [{"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}]
+    ((admitted,),) = [rule["from"] for rule in policies["redis"]["ingress"]]
+    assert admitted["podSelector"]["matchExpressions"][0]["values"] == ["head", "redis-cleanup"]
 
 
 def test_only_the_head_of_the_experiment_service_may_promote(built: Mapping[str, list[Manifest]]) -> None:
@@ -200,6 +205,7 @@ def test_serve_takes_its_configuration(built: Mapping[str, list[Manifest]]) -> N
 
 def test_the_job_is_one_that_there_is(built: Mapping[str, list[Manifest]]) -> None:
     (ours,) = [manifest for manifest in built["job"] if is_rays(manifest)]
-    program, job, experiment, *_ = ours["spec"]["entrypoint"].split()
-    assert (program, experiment) == ("python", "camvid")
-    assert (ROOT / job).exists()
+    program, script, *arguments = ours["spec"]["entrypoint"].split()
+    assert (program, script) == ("python", "jobs/train_fcn8s.py")
+    job = parse(arguments, stride=8)
+    assert (job.run.data.kind, job.launch.workers, job.launch.device) == ("camvid", 4, "cuda")

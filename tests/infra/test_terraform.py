@@ -118,22 +118,17 @@ def acting_as(role: str) -> Iterator[None]:
 
 FOLDERS = ("data", "models", "runs", "sweeps", "receptive_fields", "ray", "serving")
 # What a role may do, by folder: R read, W write, D delete.
+WRITES = {"data": "R", "models": "R", "runs": "RWD", "sweeps": "RWD", "receptive_fields": "RWD", "ray": "RWD"}
+WRITES_ALL = WRITES | {"models": "RWD", "serving": "R"}
 RIGHTS = {
-    "train": {"data": "R", "models": "R", "runs": "RWD", "sweeps": "RWD", "receptive_fields": "RWD", "ray": "RWD"},
-    "head": {"data": "R", "models": "R", "runs": "RWD", "sweeps": "RWD", "receptive_fields": "RWD", "ray": "RWD"},
+    "train": WRITES,
+    "head": WRITES,
     "serve": {"models": "R", "receptive_fields": "R", "serving": "R"},
     "promote": {"data": "R", "runs": "R", "models": "RWD"},
-    "experiments": {
-        "data": "R",
-        "models": "RWD",
-        "runs": "RWD",
-        "sweeps": "RWD",
-        "receptive_fields": "RWD",
-        "ray": "RWD",
-        "serving": "R",
-    },
+    "experiments": WRITES_ALL,
+    "experiments-head": WRITES_ALL,
 }
-UPLOADERS = ("train", "head", "promote", "experiments")
+UPLOADERS = {*RIGHTS} - {"serve"}
 NAME = "streets/1/model.json"
 
 
@@ -223,14 +218,22 @@ def test_machines_and_one_service_account_have_a_role(applied: Applied) -> None:
     assert set(applied.outputs["roles"]) == {"train", "serve", "experiments", "promote"}
     accounts = {"train": "fcn-train", "serve": "fcn-serve", "experiments": "fcn-experiments"}
     for role, account in accounts.items():
-        machines, pods = _trust(f"fcn-lab-{role}")
-        assert machines["Principal"] == {"Service": "ec2.amazonaws.com"}
+        *machines, pods = _trust(f"fcn-lab-{role}")
+        expected = [] if role == "experiments" else [{"Service": "ec2.amazonaws.com"}]
+        assert [statement["Principal"] for statement in machines] == expected
         assert pods["Action"] == "sts:AssumeRoleWithWebIdentity"
         asked = {f"{ISSUER}:sub": f"system:serviceaccount:fcn-lab:{account}", f"{ISSUER}:aud": "sts.amazonaws.com"}
         assert pods["Condition"] == {"StringEquals": asked}
     profiles = boto3.client("iam").list_instance_profiles()["InstanceProfiles"]
     held = {profile["InstanceProfileName"]: [role["RoleName"] for role in profile["Roles"]] for profile in profiles}
-    assert held == {name: [name] for name in ("fcn-lab-head", "fcn-lab-train", "fcn-lab-serve", "fcn-lab-experiments")}
+    names = [f"fcn-lab-{role}" for role in ("head", "train", "serve", "experiments-head")]
+    assert held == {name: [name] for name in names}
+    starting = {
+        role["RoleName"]
+        for role in boto3.client("iam").list_roles()["Roles"]
+        if "autoscaler" in boto3.client("iam").list_role_policies(RoleName=role["RoleName"])["PolicyNames"]
+    }
+    assert starting == {"fcn-lab-head", "fcn-lab-experiments-head"}
 
 
 def _trust(role: str) -> list[dict[str, Any]]:

@@ -1,12 +1,20 @@
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from fcn_core import storage
+from fcn_core.checkpoint import RunFolder
+from fcn_core.runtime import LocalRuntime
 from jobs import _ray
+from jobs._cli import Launch
 from jobs._ray import JOB_CONFIG, ROOT, _join, check_reach, environment_variables
+from jobs._train import _worker
+from tests.jobs.commands import write_run
+from tests.tiny import TINY, audit_of
 
 
 def test_what_may_be_secret_is_no_setting_that_ray_shows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,3 +77,18 @@ def test_processes_load_nothing_that_takes_long_and_that_they_do_not_use(
     loaded = done.stdout.split()
     assert imported in loaded
     assert [name for name in not_loaded if name in loaded] == [], "if others brought it into .venv before: make clean"
+
+
+def test_a_node_that_came_later_with_a_folder_of_its_own_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("jobs._runtime.RayRuntime", lambda _: LocalRuntime())
+    url = str(tmp_path / "run")
+    config = {"run": TINY, "launch": Launch(), "url": url, "audit": audit_of(TINY), "board": None}
+    refused = _worker(config)
+    assert isinstance(refused, storage.RefusedError)
+    assert f"{tmp_path}/run is not the same folder on node {socket.gethostname()}" in str(refused)
+    assert list(tmp_path.iterdir()) == []
+    write_run(url, TINY)
+    assert _worker(config) is None
+    assert len(RunFolder(url).read_epochs()) == TINY.optim.last_epoch

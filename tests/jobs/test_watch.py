@@ -1,6 +1,7 @@
 """What the driver does while workers train, on a board of this process."""
 
 import pickle
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -82,6 +83,27 @@ def test_sigterm_is_passed_on_while_the_storage_does_not_answer(
         # The end does not wait for the storage either.
     answered.set()
     watch._thread.join(60)
+
+
+@pytest.mark.parametrize(("items", "ends"), [([], True), ([Started(2, 0)], False), ([Started(2, 0), Lost("a")], True)])
+def test_a_stop_waits_for_no_workers_that_are_not_at_work(
+    items: list[object],
+    ends: bool,
+    board: Any,  # noqa: ANN401
+    metrics: RunMetrics,
+    tmp_path: Path,
+) -> None:
+    got, console = threading.Event(), Said()
+    before = signal.signal(signal.SIGTERM, lambda *_: got.set())
+    try:
+        with Watch(board, console, Restarts(RunFolder(str(tmp_path))), metrics, lambda: None) as watch:
+            put(board, *items, "seen")
+            until(lambda: "seen" in console.lines)
+            watch.stop.set()
+            until(board.stopping.remote)
+            assert got.wait(60 if ends else 1) == ends
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_record_that_cannot_be_kept_is_said_once_and_all_else_goes_on(

@@ -45,12 +45,10 @@ class FakeCluster:
     def __init__(self) -> None:
         self.jobs: dict[str, FakeJob] = {}
         self.logs: dict[str, str] = {}
-        self.environments: list[Mapping[str, Any] | None] = []
+        self.environments: list[Mapping[str, Any]] = []
         self.broken: Exception | None = None
 
-    def submit_job(
-        self, *, entrypoint: str, runtime_env: dict[str, Any] | None, metadata: dict[str, str] | None
-    ) -> str:
+    def submit_job(self, *, entrypoint: str, runtime_env: dict[str, Any], metadata: dict[str, str] | None) -> str:
         job_id = f"raysubmit_{len(self.jobs)}"
         self.jobs[job_id] = FakeJob(
             job_id, entrypoint, metadata=metadata, start_time=1_700_000_000_000 + len(self.jobs)

@@ -1,4 +1,6 @@
+import os
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,9 +11,11 @@ from starlette.testclient import TestClient
 from jobs._check import CHECKS
 from services.lab import jobs
 from services.lab.jobs import Jobs, commands, look_at
+from services.lab.service import Lab
+from services.lab.settings import Experiments
 from tests.jobs.commands import ROOT
 from tests.services.lab.conftest import Place
-from tests.services.lab.made import FakeCluster, FakeJob, client_of, lab_of, reader_and_actor
+from tests.services.lab.made import FakeCluster, FakeJob, client_of, fine, lab_of, reader_and_actor
 from tests.services.serving import problem
 from tests.services.test_access import bearer
 
@@ -22,9 +26,9 @@ def test_a_command_is_submitted_followed_and_stopped(client: TestClient, cluster
     answer = client.post("/v1/jobs", json=TRAIN)
     assert answer.status_code == 201
     job = answer.json()
-    expected = [sys.executable, "-m", "jobs.train_fcn8s", *TRAIN["arguments"], "--storage", str(place.folder)]
+    expected = [sys.executable, "-m", "jobs.train_fcn8s", *TRAIN["arguments"]]
     assert shlex.split(cluster.jobs[job["job_id"]].entrypoint) == expected
-    assert cluster.environments == [{"working_dir": str(ROOT)}]
+    assert cluster.environments == [{"working_dir": str(ROOT), "env_vars": {"FCN_STORAGE": str(place.folder)}}]
     assert (job["command"], job["arguments"], job["owner"]) == ("train_fcn8s", TRAIN["arguments"], "anybody")
     assert job["status"] == "RUNNING"
     assert client.get("/v1/jobs").json()["jobs"] == [job]
@@ -43,6 +47,29 @@ def test_a_command_is_submitted_followed_and_stopped(client: TestClient, cluster
     assert "has ended" in problem(client.post(f"/v1/jobs/{job['job_id']}/stop"), 409)
 
 
+def test_what_is_submitted_can_be_carried_out(client: TestClient, cluster: FakeCluster) -> None:
+    """By a command that keeps nothing, so that it has no option for where."""
+    arguments = ["streets", "--splits=val", "--strides=32", "--every=40"]
+    job = client.post("/v1/jobs", json={"command": "ceiling", "arguments": arguments}).json()
+    done = subprocess.run(
+        shlex.split(cluster.jobs[job["job_id"]].entrypoint),
+        cwd=cluster.environments[0]["working_dir"],
+        env=os.environ | cluster.environments[0]["env_vars"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "average" in done.stdout
+
+
+def test_another_cluster_has_its_own_python(place: Place, cluster: FakeCluster) -> None:
+    settings = Experiments(storage=str(place.folder), cluster="http://10.0.0.1:8265")
+    with client_of(Lab(settings, lambda: cluster, fine)) as client:
+        job = client.post("/v1/jobs", json=TRAIN).json()
+    assert shlex.split(cluster.jobs[job["job_id"]].entrypoint)[0] == "python"
+
+
 def test_the_same_command_runs_once_at_a_time(client: TestClient, cluster: FakeCluster) -> None:
     job_id = client.post("/v1/jobs", json=TRAIN).json()["job_id"]
     assert problem(client.post("/v1/jobs", json=TRAIN), 409).startswith(f"{job_id} does this already")
@@ -58,6 +85,7 @@ def test_the_same_command_runs_once_at_a_time(client: TestClient, cluster: FakeC
         ({"command": "../jobs/evaluate"}, "no command"),
         ({"command": "_check"}, "no command"),
         ({"command": "submit"}, "no command"),
+        ({"command": "storage", "arguments": ["repair", "s3://lab"]}, "no command"),
         ({"command": "evaluate", "arguments": ["--storage=/etc"]}, "--storage cannot be set here"),
         ({"command": "evaluate", "arguments": ["--storage", "/etc"]}, "--storage cannot be set here"),
         ({"command": "evaluate", "arguments": ["--config", "x"]}, "--config cannot be set here"),
@@ -89,7 +117,7 @@ def test_what_a_command_finds_wrong_with_its_arguments_is_a_problem(place: Place
         return f"{command}: no setting {arguments[-1]!r}"
 
     lab = lab_of(place.folder, cluster)
-    lab.jobs = Jobs(lambda: cluster, "results", 1000, check)
+    lab.jobs = Jobs(lambda: cluster, "results", sys.executable, 1000, check)
     with client_of(lab) as client:
         submission = {"command": "evaluate", "arguments": ["RUN", "--splt"]}
         assert problem(client.post("/v1/jobs", json=submission), 422) == "evaluate: no setting '--splt'"

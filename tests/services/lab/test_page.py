@@ -180,7 +180,7 @@ def test_no_view_is_wider_than_the_window(shown: Shown, scheme: str, width: int)
     page = shown.page
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     page.set_viewport_size({"width": width, "height": 800})
-    job_id = shown.cluster.submit_job(entrypoint="python jobs/evaluate.py RUN", runtime_env=None, metadata=None)
+    job_id = shown.cluster.submit_job(entrypoint="python jobs/evaluate.py RUN", runtime_env={}, metadata=None)
     place = shown.place
     runs = f"run={place.good}&run={place.poor}"
     for view in ("runs", f"runs/{place.good}", f"compare?{runs}", "jobs", f"jobs/{job_id}", "models", "sweeps"):
