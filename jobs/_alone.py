@@ -145,9 +145,12 @@ def _beat(folder: str, number: int, holder: Holder, what: str, ended: threading.
         over = ended.wait(BEAT_S)
         holder = holder.model_copy(update={"beats": holder.beats + 1, "over": over})
         try:
-            if max(_numbers(folder), default=number) > number:
-                _lost(what)
-            storage.write_bytes(_place(folder, number), holder.model_dump_json().encode())
+            # Patience would make one sign of life as rare as those of the dead. A listing has ten times as long.
+            with storage.waiting(storage.Limits(BEAT_S, BEAT_S)):
+                storage.write_bytes(_place(folder, number), holder.model_dump_json().encode())
+            with storage.waiting(storage.Limits(BEAT_S / 10, BEAT_S)):
+                if max(_numbers(folder), default=number) > number:
+                    _lost(what)
         except OSError:
             # A storage that is away holds up whoever else wants the lease, too.
             continue

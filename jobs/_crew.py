@@ -132,7 +132,7 @@ class RayCrew(Crew):
         # Only now: what is all there needs no cluster.
         start = self._remote = self._remote or self._started()
         with causes("lower --occlusion.batch_size, --removal.batch_size or --size"):
-            for task, part in as_done(start, tasks, self._resources, self._asked):
+            for task, part in as_done(start, tasks, self._resources, self._asked, self._console.say):
                 # What Ray hands out cannot be written to, of which torch would warn.
                 yield task, {name: np.array(values) for name, values in part.items()}
 

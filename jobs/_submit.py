@@ -174,8 +174,16 @@ def job_of(client: "JobSubmissionClient", command: SubmitCommand, task: Task) ->
 
 
 def _attempts(client: "JobSubmissionClient", task: Task) -> "dict[int, JobDetails]":
-    """Return the jobs that carried a task out, by the number of the attempt."""
-    named = ((str(job.submission_id).rpartition("-"), job) for job in client.list_jobs())
+    """Return the jobs that carried a task out, by the number of the attempt.
+
+    Raises:
+        ValueError: the cluster does not tell.
+    """
+    try:
+        there = client.list_jobs()
+    except RuntimeError as error:
+        raise ValueError(f"the cluster does not tell of its jobs: {last_line(error)}") from error
+    named = ((str(job.submission_id).rpartition("-"), job) for job in there)
     return {int(number): job for (name, _, number), job in named if name == task.name}
 
 
@@ -200,12 +208,14 @@ async def follow(client: "JobSubmissionClient", job: str, show: Callable[[str], 
 
 
 async def _details(client: "JobSubmissionClient", job: str) -> "JobDetails":
-    """Ask what has become of a job, again and again while the cluster is silent."""
+    """Ask what has become of a job, again and again while the cluster is silent or, come back, lets us not in."""
+    from ray.exceptions import AuthenticationError
+
     since = time.monotonic()
     while True:
         try:
             return await _asked(client, job)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, AuthenticationError) as error:
             if time.monotonic() - since > PATIENCE_S:
                 silent = f"the cluster is silent for {PATIENCE_S:.0f} s ({last_line(error)})"
                 unknown = f"whether {job} goes on is not known: the same command attaches again"
@@ -240,6 +250,7 @@ async def _asked(client: "JobSubmissionClient", job: str) -> "JobDetails":
 async def _show_log(client: "JobSubmissionClient", job: str, show: Callable[[str], None]) -> None:
     """Show a log to its end. Each connection begins with its first line: what was shown is passed over."""
     import aiohttp
+    from ray.exceptions import AuthenticationError
 
     shown = 0
     while True:
@@ -252,7 +263,7 @@ async def _show_log(client: "JobSubmissionClient", job: str, show: Callable[[str
                 show(new)
             if (await _asked(client, job)).status.is_terminal():
                 return
-        except (OSError, RuntimeError, aiohttp.ClientError):
+        except (OSError, RuntimeError, AuthenticationError, aiohttp.ClientError):
             # Whether the job still runs is for `follow` to find out.
             pass
         await asyncio.sleep(POLL_S)

@@ -23,7 +23,11 @@ def task_options(asked: Mapping[str, float]) -> dict[str, Any]:
 
 
 def as_done(
-    start: Callable[[_Argument], Any], arguments: Sequence[_Argument], resources: Resources, asked: Mapping[str, float]
+    start: Callable[[_Argument], Any],
+    arguments: Sequence[_Argument],
+    resources: Resources,
+    asked: Mapping[str, float],
+    say: Callable[[str], None],
 ) -> Iterator[tuple[_Argument, Any]]:
     """Start a task for each argument, as many at once as there are workers, and yield results as they come.
 
@@ -47,3 +51,6 @@ def as_done(
             raise RunFailedError(
                 f"no node is left that holds a worker, and none came in {resources.wait_for_nodes_s} s"
             )
+        else:
+            others = "it may be that other jobs have the CPUs or GPUs, or that a worker hangs"
+            say(f"nothing was done for {resources.wait_for_nodes_s} s, {len(running)} tasks are under way: {others}")

@@ -130,6 +130,6 @@ def team(
 
         def carry_out(function: Callable[[Work, Any], Any], arguments: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
             task = ray.remote(function).options(**task_options(asked))
-            return as_done(lambda argument: task.remote(work, argument), arguments, resources, asked)
+            return as_done(lambda argument: task.remote(work, argument), arguments, resources, asked, console.say)
 
         yield Team(carry_out, images.indexes, resources.workers)

@@ -127,16 +127,17 @@ class Client:
     ) -> httpx2.Response:
         parameters = {} if version is None else {"version": version}
         ask = partial(self._http.request, method, path, headers={"Accept": accept}, params=parameters, **body)
-        for _ in range(self._retries):
+        for before in range(self._retries):
             try:
                 answer = ask()
             except (httpx2.ConnectError, httpx2.ReadError, httpx2.RemoteProtocolError):
+                time.sleep(before)
                 continue
             is_ours = "problem+json" in answer.headers.get("content-type", "")
             if answer.status_code not in (429, 503) and (answer.is_success or answer.is_client_error or is_ours):
                 return _checked(answer)
             asked = answer.headers.get("Retry-After", "")
-            time.sleep(min(float(asked) if asked.isdecimal() else 1.0, self._patience_s))
+            time.sleep(min(float(asked) if asked.isdecimal() else 1.0 + before, self._patience_s))
         return _checked(ask())
 
 

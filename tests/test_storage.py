@@ -2,6 +2,7 @@ import errno
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -238,6 +239,29 @@ PUBLISH_UNTIL_KILLED = """
         for commit in Path(sys.argv[1]).glob("[!.]*/COMMIT"):
             print(len(storage.verify(str(commit.parent))))
 """
+
+
+def test_what_a_killed_process_was_about_to_upload_is_removed_and_what_a_live_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed = """
+import os, signal
+from fcn_core import storage
+with storage.publishing("memory://killed") as folder:
+    (folder / "a.bin").write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    here = os.environ | {"TMPDIR": str(tmp_path)}
+    assert subprocess.run([sys.executable, "-c", killed], env=here, check=False).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    publish("memory://other")
+    assert list(tmp_path.iterdir()) == [left], "it may be new"
+    with storage.publishing("memory://living") as living:
+        for folder in (left, living):
+            os.utime(folder, (0, 0))
+        publish("memory://other")
+        assert list(tmp_path.iterdir()) == [living]
 
 
 def test_whenever_publishing_is_killed_every_folder_with_a_commit_is_whole(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """Folders that are published whole or not at all."""
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ _CHUNK = 32 * 2**20
 """Bytes that are read at once to be checked."""
 _AT_ONCE = 4
 """Files that are uploaded or downloaded side by side."""
+_PUBLISHING = f"{PARTIAL}publishing-"
+_NEW_S = 60.0
 
 
 class TornError(Exception):
@@ -43,16 +47,20 @@ def publishing(url: str) -> Iterator[Path]:
     if target.is_local:
         beside = Path(target.path).parent
         beside.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=beside, prefix=PARTIAL))
+    else:
+        _remove_left()
+    folder = Path(tempfile.mkdtemp(dir=beside, prefix=_PUBLISHING))
     try:
-        yield folder
-        names = seal(folder)
-        remove_folder(url)
-        if target.is_local:
-            folder.chmod(0o755)
-            folder.rename(target.path)
-        else:
-            _upload(folder, names, target)
+        # On a mounted folder such a lock may be refused, and a new try of the run removes what is left there.
+        with _held(folder) if beside is None else nullcontext():
+            yield folder
+            names = seal(folder)
+            remove_folder(url)
+            if target.is_local:
+                folder.chmod(0o755)
+                folder.rename(target.path)
+            else:
+                _upload(folder, names, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -146,6 +154,31 @@ def download(url: str, files: dict[str, dict[str, Any]], folder: Path) -> None:
 
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         list(threads.map(bring, files))
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a folder of this machine while the block runs, or until this process dies.
+
+    Raises:
+        OSError: another process holds it, it is gone, or it is no folder.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_left() -> None:
+    """Remove from this machine what processes that were killed were about to upload."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PUBLISHING}*"):
+        with suppress(OSError), _held(folder):
+            # A new one may not be held yet.
+            facts = folder.stat()
+            if facts.st_uid == os.getuid() and time.time() - facts.st_mtime > _NEW_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _upload(folder: Path, names: Sequence[str], place: Place) -> None:

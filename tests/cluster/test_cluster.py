@@ -20,7 +20,7 @@ from fcn_core.registry.store import MODELS, Registry
 from fcn_core.settings import Run
 from jobs._restarts import read_restarts
 from tests import tiny
-from tests.cluster.access import documented, found
+from tests.cluster.access import PAGE, documented, found
 from tests.cluster.cluster import Cluster, wait_for
 from tests.jobs.commands import ROOT, write_run
 from tests.jobs.test_receptive_field import contents, looked
@@ -35,6 +35,7 @@ STREETS = [
 ]
 TRAIN = ["jobs/train_fcn8s.py", *STREETS, "--data.streets.num_train=36", "--optim.epochs=24"]
 SUBMIT = ["python", "jobs/submit.py", "--", "python"]
+OUTPUT = "output"
 SLEEP = ["-c", "import time; print('awake', flush=True); time.sleep(600)"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -238,7 +239,7 @@ def test_the_document_says_who_gets_in(cluster: Cluster, served: Served) -> None
         "worker:8080": f"{worker.address}:{worker.ports.metrics}",
     }
     rows = documented()
-    assert len(rows) > 15
+    assert len(rows) == PAGE.read_text().split("## Who gets in")[1].split("\n## ")[0].count("| `")
     right = {"serving": served.looks, "looking": served.looks, "experiments": served.acts}
     ours = {row: token for row in rows for name, token in right.items() if f" {name}/" in row.what}
     assert [found(cluster, row, addresses, token) for row, token in ours.items()] == [*ours]
@@ -246,14 +247,17 @@ def test_the_document_says_who_gets_in(cluster: Cluster, served: Served) -> None
     assert [found(cluster, row, addresses, cluster.secrets.ray) for row in rays] == rays
 
 
-def test_no_secret_is_written_or_shown_anywhere(cluster: Cluster, calm: RunFolder) -> None:
-    """After all that was done above."""
+def test_no_secret_is_written_or_shown_anywhere(cluster: Cluster, calm: RunFolder, served: Served) -> None:
+    """After all that was done above; tokens of the services are printed once, by what makes them."""
     job = next(job for job in jobs(cluster, "SUCCEEDED") if job.startswith("train_fcn8s"))
     places = {**logs(cluster), **stored(), **shown(cluster, job)}
     # They are where they should be.
     assert any(calm.url in text for text in places.values())
     assert len([name for name in places if "/logs/" in name]) > 20
     assert not [name for name, text in places.items() for secret in cluster.secrets if secret in text]
+    tokens = (served.looks, served.acts)
+    assert all(len(token) > 20 for token in tokens)
+    assert not [name for name, text in places.items() for token in tokens if name != OUTPUT and token in text]
     assert cluster.secrets.s3 in cluster.environment.values()
 
 
@@ -282,7 +286,7 @@ def shown(cluster: Cluster, job: str) -> dict[str, str]:
     found = {page: str(cluster.get(page)) for page in pages}
     metrics = cluster.read(f"http://{cluster.workers[0].address}:{cluster.workers[0].ports.metrics}/metrics")
     assert "ray_" in metrics
-    return {**found, "metrics": metrics, "output": "".join(cluster.printed)}
+    return {**found, "metrics": metrics, OUTPUT: "".join(cluster.printed)}
 
 
 def jobs(cluster: Cluster, status: str) -> list[str]:

@@ -39,8 +39,8 @@ SETTINGS = [
 ]
 STEPS_OF_EPOCH = 8
 SAVE_EVERY = 4
-EPOCHS_A_MINUTE = 12
-"""About what a run gets through that loses most of its time to restarts."""
+EPOCHS_A_MINUTE = 40
+"""More than a run gets through that loses most of its time to restarts."""
 KINDS = ("worker", "worker", "raylet", "driver")
 MOST_STEPS = 40
 """Between kills."""
@@ -112,18 +112,22 @@ def rage(
         steps = command.steps
         kills.append(Kill(kind, max(steps[:before]) - steps[before] + 1, time.monotonic() - at))
         console.print(f"{kind} killed after {max(steps[:before])} steps, {kills[-1].steps_again} done again")
+    check(kills, (time.monotonic() - begun) / 60, minutes)
     folder = command.end()
     quiet(place)
-    check(kills, command.repeats)
+    if max(command.repeats, default=0) > SAVE_EVERY:
+        sys.exit(
+            f"error: {max(command.repeats)} steps were done again after a kill, though each {SAVE_EVERY} are saved"
+        )
     return kills, folder
 
 
-def check(kills: Sequence[Kill], repeats: Sequence[int]) -> None:
-    """Refuse a run in which nothing was killed, or more was done again than since the last save."""
+def check(kills: Sequence[Kill], lasted: float, minutes: float) -> None:
+    """Refuse a run in which nothing was killed, or not for as long as was asked."""
     if not kills:
         sys.exit("error: nothing was killed: give more minutes")
-    if max(repeats, default=0) > SAVE_EVERY:
-        sys.exit(f"error: {max(repeats)} steps were done again after a kill, though each {SAVE_EVERY} are saved")
+    if lasted < minutes:
+        sys.exit(f"error: the run was over after {lasted:.1f} of {minutes:g} minutes: raise EPOCHS_A_MINUTE")
 
 
 def progressed(command: Command, steps: int) -> bool:

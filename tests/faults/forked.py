@@ -26,6 +26,7 @@ RUN = changed({"optim.epochs": 2, "optim.ema_decay": 0.9})
 STEPS, SAVE_EVERY = 6, 2
 BEFORE, RESTORED = 2, 5
 """A save is that after the second step or what follows it; a restore is that of a run killed after its fifth step."""
+KILLED = "killed"
 OPERATIONS = ("open", "os.", "tempfile.", "shutil.")
 
 
@@ -71,6 +72,7 @@ def run(folder: Path, kills: list[Kill]) -> int:
         codes, notes = attempt(folder, kill)
         expected = -signal.SIGKILL if kill else 0
         assert codes[kill.rank if kill else 0] == expected, (kill, codes)
+        assert kill is None or notes[kill.rank][-1].name == KILLED, (kill, notes)
         taken += sum(note.name == "step" for note in notes[0])
     return taken
 
@@ -141,7 +143,7 @@ class _Moments:
             self._step = training.step
             self._note("step", "")
             if self._kill and training.step == self._kill.step:
-                os.kill(os.getpid(), signal.SIGKILL)
+                self._end()
 
         Training.take_step = taken  # type: ignore[method-assign,assignment]
 
@@ -151,7 +153,11 @@ class _Moments:
         self._operations += 1
         self._note(event, str(arguments[0]).removeprefix(self._folder))
         if self._kill and self._operations == self._kill.operation:
-            os.kill(os.getpid(), signal.SIGKILL)
+            self._end()
+
+    def _end(self) -> None:
+        self._note(KILLED, "")
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def _note(self, name: str, path: str) -> None:
         self._write(json.dumps([self._step, name, path]) + "\n")

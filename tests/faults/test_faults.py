@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fcn_core import storage
 from fcn_core.checkpoint import RunFolder
 from jobs._restarts import Restart, read_restarts
+from jobs._storage_check import look_over
 from jobs._train import TRIES
 from tests.faults.running import Command, raylets, train_without_ray, workers
 from tests.jobs.commands import RAY, TOKEN, Head, free_port, processes_of, wait_for
@@ -49,8 +49,7 @@ def start(place: Path, environment: Mapping[str, str], *more: str, save_every: i
 
 def assert_sound(folder: RunFolder, never_stopped: RunFolder) -> None:
     assert_same_bits(folder, never_stopped)
-    for step in folder.steps():
-        storage.verify(folder.checkpoint(step))
+    assert look_over(folder.url, quick=False, progress=lambda *_: None).findings == ()
 
 
 def restarts_of(command: Command, folder: RunFolder) -> list[Restart]:
@@ -184,8 +183,11 @@ class Cluster:
         self._start("--head", "--num-cpus=0", *ports)
         wait_for(self._dashboard)
 
-    def add_node(self) -> None:
-        self._start(f"--address=127.0.0.1:{self.port}", "--num-cpus=2", f"--dashboard-agent-listen-port={free_port()}")
+    def add_node(self) -> "subprocess.Popen[bytes]":
+        """Start a node, and return the process of its `ray start`."""
+        return self._start(
+            f"--address=127.0.0.1:{self.port}", "--num-cpus=2", f"--dashboard-agent-listen-port={free_port()}"
+        )
 
     def nodes(self) -> dict[str, int]:
         """Return the raylets' process ids by the node's id."""
@@ -216,7 +218,7 @@ class Cluster:
     def assert_nothing_left(self) -> None:
         """Wait until no actor of ours lives and no resources are reserved."""
         head = Head(f"http://127.0.0.1:{self._dashboard}", f"127.0.0.1:{self.port}", self.environment)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 30
         while left := [
             entry
             for kind, gone in (("actors", "DEAD"), ("placement_groups", "REMOVED"))
@@ -226,7 +228,7 @@ class Cluster:
             assert time.monotonic() < deadline, left
             time.sleep(0.5)
 
-    def _start(self, *arguments: str) -> None:
+    def _start(self, *arguments: str) -> "subprocess.Popen[bytes]":
         """Start a node; it gives itself half a minute, which a busy machine may exceed."""
         command = [RAY, "start", "--block", "--node-ip-address=127.0.0.1", *arguments]
         log = self._place
@@ -238,16 +240,16 @@ class Cluster:
             self._stack.callback(process.terminate)
             while process.poll() is None:
                 if "Ray runtime started" in log.read_text():
-                    return
+                    return process
                 time.sleep(0.1)
         raise AssertionError(log.read_text())
 
 
 @contextmanager
-def cluster(environment: Mapping[str, str], place: Path, nodes: int) -> Iterator[Cluster]:
-    # On SIGTERM a node waits for its work to end; there is none left to wait for.
+def cluster(environment: Mapping[str, str], place: Path, nodes: int, drain_s: int = 0) -> Iterator[Cluster]:
+    # On SIGTERM a node waits for its work to end; in most tests there is none left to wait for.
     with ExitStack() as stack:
-        made = Cluster({**environment, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}, place, stack)
+        made = Cluster({**environment, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(drain_s)}, place, stack)
         for _ in range(nodes):
             made.add_node()
         yield made
@@ -281,6 +283,29 @@ def test_a_node_that_is_drained_and_another_that_is_killed(
         assert re.fullmatch(lost, second.cause)
         # Saved at the end of each epoch, every four steps.
         assert len(command.steps) - STEPS <= 4
+        assert_sound(folder, never_stopped)
+        made.assert_nothing_left()
+    assert_nothing_left(ray_folder)
+
+
+def test_a_pod_that_is_ended_leaves_after_its_work_is_saved(
+    never_stopped: RunFolder, environment: dict[str, str], ray_folder: Path, tmp_path: Path
+) -> None:
+    """`ray start --block` gets SIGTERM, as from Kubernetes, and waits as long as infra/kuberay says."""
+    with cluster(environment, tmp_path, nodes=0, drain_s=110) as made:
+        pod = made.add_node()
+        address = {"RAY_ADDRESS": f"127.0.0.1:{made.port}"}
+        command = start(tmp_path, made.environment | address, "--max-failures=0", save_every=1000)
+        command.until_steps()
+        pod.terminate()
+        command.until(lambda: command.said("starting again"))
+        made.add_node()
+        folder = command.end()
+        assert command.steps == list(range(1, STEPS + 1)), "a step was lost or done again"
+        (restart,) = restarts_of(command, folder)
+        assert restart.cause.startswith("preempted: the node of worker ")
+        assert restart.steps_again == 0
+        assert pod.wait(PATIENCE_S) is not None
         assert_sound(folder, never_stopped)
         made.assert_nothing_left()
     assert_nothing_left(ray_folder)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fcn_core import storage
+from fcn_core.storage.calls import Place
 from jobs import _alone
 from jobs._alone import LOCK, Holder, alone
 from tests.jobs.commands import s3_server
@@ -150,3 +151,27 @@ def test_a_storage_that_is_away_for_a_while_costs_no_lease(
             time.sleep(0.05)
     assert failed
     assert take(url) == []
+
+
+def test_a_storage_that_hangs_for_a_moment_makes_no_driver_look_dead(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{bucket}/{tmp_path.name}"
+    monkeypatch.setattr(_alone, "BEAT_S", 0.3)
+    call, hung = Place.call, list[float]()
+
+    def hang(place: Place, method: str, *args: object, **kwargs: object) -> object:
+        if method == "pipe_file" and place.url.endswith(f"{LOCK}/1") and not kwargs.get("mode"):
+            hung.append(place.limits.patience_s)
+            if len(hung) < 4:
+                raise storage.UnavailableError("hangs")
+        return call(place, method, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Place, "call", hang)
+    with alone(url, RUN, print):
+        deadline = time.monotonic() + 60
+        while len(hung) < 6:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    # All signs of life wait no longer than the time between two.
+    assert set(hung[:6]) == {0.3}

@@ -77,10 +77,11 @@ class Client:
         began = time.perf_counter()
         image = number % len(self.requests)
         status, headers, body = await self._try(image)
-        while retries and _passes(status, headers):
-            await asyncio.sleep(float(headers.get("retry-after", status != 0)))
+        for before in range(retries):
+            if not _passes(status, headers):
+                break
+            await asyncio.sleep(float(headers.get("retry-after", before + (status != 0))))
             status, headers, body = await self._try(image)
-            retries -= 1
         return Answer(image, began, time.perf_counter() - began, status, headers, body)
 
     async def _try(self, image: int) -> tuple[int, dict[str, str], bytes]:
