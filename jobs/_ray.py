@@ -226,8 +226,13 @@ def grown(times: int, workers: int, asked: Mapping[str, float], wait_s: float, s
     say(f"{_wanted(times * workers, asked)}; {_nodes(asked)}: waiting up to {wait_s} s for nodes")
     end = time.monotonic() + wait_s
     groups = [placement_group([dict(asked)] * workers) for _ in range(times)]
+    waiting = list(groups)
     try:
-        return all(group.wait(max(0.0, end - time.monotonic())) for group in groups)
+        while waiting and time.monotonic() < end:
+            # No longer at once: while Ray waits, neither Ctrl-C nor SIGTERM is heeded.
+            if waiting[0].wait(1):
+                waiting.pop(0)
+        return not waiting
     finally:
         for group in groups:
             remove_placement_group(group)

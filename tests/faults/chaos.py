@@ -113,13 +113,7 @@ def rage(
         kills.append(Kill(kind, max(steps[:before]) - steps[before] + 1, time.monotonic() - at))
         console.print(f"{kind} killed after {max(steps[:before])} steps, {kills[-1].steps_again} done again")
     check(kills, (time.monotonic() - begun) / 60, minutes)
-    folder = command.end()
-    quiet(place)
-    if max(command.repeats, default=0) > SAVE_EVERY:
-        sys.exit(
-            f"error: {max(command.repeats)} steps were done again after a kill, though each {SAVE_EVERY} are saved"
-        )
-    return kills, folder
+    return kills, end(command, place)
 
 
 def check(kills: Sequence[Kill], lasted: float, minutes: float) -> None:
@@ -128,6 +122,15 @@ def check(kills: Sequence[Kill], lasted: float, minutes: float) -> None:
         sys.exit("error: nothing was killed: give more minutes")
     if lasted < minutes:
         sys.exit(f"error: the run was over after {lasted:.1f} of {minutes:g} minutes: raise EPOCHS_A_MINUTE")
+
+
+def end(command: Command, place: Path) -> RunFolder:
+    """Let a command end, and refuse one that did more again than since a save, or that leaves something."""
+    folder = command.end()
+    quiet(place)
+    if (most := max(command.repeats, default=0)) > SAVE_EVERY:
+        sys.exit(f"error: {most} steps were done again after a kill, though each {SAVE_EVERY} are saved")
+    return folder
 
 
 def progressed(command: Command, steps: int) -> bool:
