@@ -53,5 +53,5 @@ def make_deterministic(settings: Compute, seed: int) -> None:
     torch.use_deterministic_algorithms(settings.deterministic)
     deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # torch makes it by a trick.
     torch.backends.cudnn.benchmark = not settings.deterministic
-    # Convolutions in TF32 have 10 bits of mantissa: not what a person who asks for fp32 means.
-    torch.backends.cudnn.allow_tf32 = settings.precision != "fp32"
+    # Convolutions in TF32 have 10 bits of mantissa: not what fp32 means, in training, evaluation or serving.
+    torch.backends.cudnn.allow_tf32 = False

@@ -1,5 +1,7 @@
 """From an image to labels: the one way in validation, evaluation, figures and serving."""
 
+from functools import reduce
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -84,10 +86,10 @@ class Predictor:
         pixels = torch.from_numpy(image).permute(2, 0, 1)
         if not inference.tta:
             return self._view(pixels, 1.0, inference)
-        views = [view for zoom in TTA_ZOOMS for view in self._both_ways(pixels, zoom, inference)]
-        # Not softmax, whose last bits depend on the number of threads.
-        probabilities = torch.stack([view.log_softmax(0).exp() for view in views]).mean(0)
-        return probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
+        views = (view for zoom in TTA_ZOOMS for view in self._both_ways(pixels, zoom, inference))
+        # Not softmax, whose last bits depend on the number of threads. One view at a time: maps of scores are large.
+        total = reduce(Tensor.add_, (view.log_softmax(0).exp() for view in views))
+        return (total / (2 * len(TTA_ZOOMS))).clamp_min(torch.finfo(torch.float32).tiny).log()
 
     def labels(self, image: NDArray[np.uint8], inference: Inference = PLAIN) -> Tensor:
         """Map an image (H, W, 3) uint8 RGB to labels (H, W) uint8 on the network's device."""

@@ -118,8 +118,8 @@ class Command(Launch, Run, Settings):
     """Train a fully convolutional network, data-parallel over Ray workers. The same command again resumes the same run.
 
     Settings come from the command line, the environment (FCN_OPTIM__LEARNING_RATE=1e-3), a YAML file and the named
-    experiment; the
-    former wins. Defaults shown below are those without an experiment: --print-config shows the resolved values.
+    experiment; earlier ones win. Defaults shown below are those without an experiment: --print-config shows the
+    resolved values.
     """
 
     model_config = FROM_OUTSIDE

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import zlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -55,7 +56,7 @@ class Parts(NamedTuple):
         try:
             with np.load(io.BytesIO(storage.read_bytes(self._place(key))), allow_pickle=False) as arrays:
                 return dict(arrays)
-        except (FileNotFoundError, BadZipFile, ValueError, EOFError, KeyError):
+        except (FileNotFoundError, BadZipFile, zlib.error, ValueError, EOFError, KeyError):
             return None
 
     def write(self, key: str, arrays: Arrays) -> None:

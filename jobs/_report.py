@@ -60,15 +60,7 @@ def report(url: str, audited: Audit, run: Run, console: Console) -> None:
     console.say(f"curve        {storage.join(url, 'figures', 'validation.png')}")
     console.say(f"predictions  {storage.join(url, 'figures', 'predictions.png')}")
     console.say(f"checkpoint   {folder.best()}")
-    console.say(f"next         {_next(url, run)}")
-
-
-def _next(url: str, run: Run) -> str:
-    """Return what a person may want to type after this run."""
-    finer = {32: 16, 16: 8}.get(run.model.stride)
-    if finer is not None:
-        return f"python jobs/train_fcn{finer}s.py ... --model.start_from {url}  (the finer network, from this one)"
-    return "python jobs/train_fcn32s.py ...  (what the skips are worth); --help (every setting)"
+    console.say(f"next         python jobs/evaluate.py {url}")
 
 
 def _predictions(checkpoint: str, val: Dataset) -> list[PredictionRow]:

@@ -322,7 +322,8 @@ class Study:
             run_id=member.run.run_id,
             status=status or ("finished" if complete else "stopped"),
             epochs=len(epochs),
-            score=self.metric.of([epoch.scores for epoch in epochs]),
+            # However good it was before.
+            score=0.0 if status == "diverged" else self.metric.of([epoch.scores for epoch in epochs]),
             reason=reason,
         )
         self.outcomes[member.key] = outcome
@@ -346,9 +347,7 @@ class Study:
         found = [self.outcomes.get(key) for key in keys]
         if any(outcome is None or outcome.status == "failed" for outcome in found):
             return None
-        return [
-            0.0 if outcome.status == "diverged" else outcome.score or 0.0 for outcome in found if outcome is not None
-        ]
+        return [outcome.score or 0.0 for outcome in found if outcome is not None]
 
     def score(self, number: int) -> float | None:
         """Return what a trial is judged by: the mean over seeds and folds, of its best stage."""

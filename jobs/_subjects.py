@@ -6,7 +6,7 @@ from typing import NamedTuple
 from fcn_core import checkpoint, storage
 from fcn_core.checkpoint import CARD
 from fcn_core.data.pictures import DatasetImages, Pictures, open_pictures
-from fcn_core.models.classifiers import build_classifier, classifier_names, imagenet_classes
+from fcn_core.models.classifiers import build_classifier, classifier_names, imagenet_classes, preprocessing_of
 from fcn_core.receptive_field.subject import Subject, View
 from fcn_core.settings import Run
 from jobs._console import Console
@@ -78,7 +78,7 @@ def _classifier(asked: Asked, console: Console) -> Opened:
     subject = Subject(
         name=asked.model,
         network=network,
-        preprocessing="torchvision",
+        preprocessing=preprocessing_of(asked.model, asked.weights),
         view=View(size=asked.size or CLASSIFIER_PX),
         dense=False,
         classes=imagenet_classes(asked.model) if asked.weights == "imagenet" else (),

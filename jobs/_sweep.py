@@ -219,6 +219,7 @@ def _promote(study: Study, run_id: str | None, model: str, launch: Launch, conso
 
 
 def _run_trials(study: Study, launch: Launch, audits: Sequence[Audit], command: SweepCommand, console: Console) -> None:
+    import ray
     from ray import tune
 
     from jobs._tune import METRIC, Suggestions, Watch, open_slots, scheduler, train_member
@@ -251,11 +252,11 @@ def _run_trials(study: Study, launch: Launch, audits: Sequence[Audit], command: 
     # Every start has a folder of its own: what goes on is told by the sweep's folder, not by Tune's pickles.
     name = f"{datetime.now(UTC):%Y%m%d%H%M%S}"
     ray_folder = storage.join(storage.absolute(launch.storage), "ray", study.sweep.sweep_id)
+    # The trial itself only waits for its workers: it needs no CPU, and is lost with the sweep's own node alone.
+    here = {f"node:{ray.util.get_node_ip_address()}": 0.001}
     tuner = tune.Tuner(
-        # The trial itself only waits for its workers: a CPU of its own would be one too many, and 0 is refused.
         tune.with_resources(
-            tune.with_parameters(train_member, launch=launch, audits=audits, metric=study.metric, slots=slots),
-            {"memory": 1},
+            tune.with_parameters(train_member, launch=launch, audits=audits, metric=study.metric, slots=slots), here
         ),
         tune_config=tune.TuneConfig(
             metric=METRIC,

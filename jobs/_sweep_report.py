@@ -213,3 +213,4 @@ def _show_finalists(study: Study, report: SweepReport, console: Console) -> None
     if report.finalists:
         console.say(report.rule)
         console.say(f"best run     {report.best_run}")
+        console.say("chosen on these images; for a number to quote, evaluate the best run on others: --split test")

@@ -96,12 +96,14 @@ def check(run: Run, launch: Launch, console: Console) -> Audit:
         raise ValueError(
             f"the training images have {audited.train.num_sizes} sizes: set data.crop to (height, width) in pixels"
         )
-    _describe(run, train, audited, console)
+    fresh = not RunFolder(storage.join(storage.absolute(launch.storage), "runs", run.run_id)).steps()
+    _describe(run, train, audited, console, fresh=fresh)
     return audited
 
 
-def _describe(run: Run, train: Dataset, audited: Audit, console: Console) -> None:
-    network = build_network(run, train.classes, fresh=True)
+def _describe(run: Run, train: Dataset, audited: Audit, console: Console, *, fresh: bool) -> None:
+    # A run that goes on has its weights.
+    network = build_network(run, train.classes, fresh=fresh)
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     console.say(
         f"FCN-{run.model.stride}s on {run.model.trunk}, {millions:.1f} M parameters; "

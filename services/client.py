@@ -1,7 +1,7 @@
 """A client of the service that gives NumPy arrays.
 
 with Client("http://127.0.0.1:8000", token="fcn_...") as client:
-found = client.segment("street.png")
+    found = client.segment("street.png")
 road = found.labels == 2
 """
 

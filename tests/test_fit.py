@@ -11,7 +11,7 @@ import torch
 from torch import distributed
 from torch.multiprocessing.spawn import spawn
 
-from fcn_core import checkpoint
+from fcn_core import checkpoint, storage
 from fcn_core import fit as fit_module
 from fcn_core.checkpoint import RunFolder
 from fcn_core.data.batches import LoaderSettings, Order, training_batches
@@ -135,6 +135,14 @@ def test_what_a_killed_process_left_of_a_checkpoint_is_removed(tmp_path: Path) -
     folder = train(TINY, tmp_path)
     assert not left.exists()
     assert folder.steps() == [3, 6, 9]
+
+
+@pytest.mark.parametrize("contents", [b"{", b"\xff", b'{"epoch": 1}\n'])
+def test_epochs_that_are_damaged_are_written_again(contents: bytes, tmp_path: Path) -> None:
+    folder = train(TINY, tmp_path)
+    expected = folder.read_epochs()
+    storage.write_bytes(f"{folder.url}/epochs.jsonl", contents)
+    assert train(TINY, tmp_path).read_epochs() == expected
 
 
 def test_a_lost_line_of_the_epochs_comes_back(never_stopped: RunFolder) -> None:

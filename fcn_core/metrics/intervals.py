@@ -21,7 +21,7 @@ _CELLS = 2**24
 
 
 class Interval(Value):
-    """A score or difference and where it lies with probability `LEVEL`; None where it cannot be told."""
+    """A score or difference with its percentile interval at `LEVEL` over drawn sets; None where it cannot be told."""
 
     value: float | None
     low: float | None

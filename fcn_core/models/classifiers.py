@@ -8,7 +8,11 @@ import torchvision
 from torch import nn
 from torchvision.models import get_model, get_model_weights, list_models
 
-from fcn_core.models.weights import read_weights
+from fcn_core.models.preprocessing import Preprocessing
+from fcn_core.models.weights import imagenet_weights, read_weights
+
+INCEPTION = ("efficientnet_v2_l", "googlenet", "inception_v3")
+"""Classifiers whose first weights of torchvision take images from -1 to 1."""
 
 
 def classifier_names() -> tuple[str, ...]:
@@ -36,7 +40,7 @@ def build_classifier(name: str, source: str | None, seed: int = 0) -> nn.Module:
         torch.default_generator.manual_seed(seed)
         network: nn.Module = get_model(name, weights=None)
     if source is not None:
-        weights = _imagenet(name) if source == "imagenet" else read_weights(source)
+        weights = imagenet_weights(name, "--weights") if source == "imagenet" else read_weights(source)
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
@@ -50,11 +54,6 @@ def imagenet_classes(name: str) -> tuple[str, ...]:
     return tuple(get_model_weights(name)["IMAGENET1K_V1"].meta["categories"])
 
 
-def _imagenet(name: str) -> dict[str, torch.Tensor]:
-    try:
-        weights: dict[str, torch.Tensor] = get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(
-            progress=False, check_hash=True
-        )
-    except OSError as error:
-        raise ValueError(f"cannot download torchvision's {name}: {error}; give a file: --weights PATH") from error
-    return weights
+def preprocessing_of(name: str, source: str | None) -> Preprocessing:
+    """Return what a classifier expects of an image: with torchvision's weights, what these were trained with."""
+    return "inception" if source == "imagenet" and name in INCEPTION else "torchvision"

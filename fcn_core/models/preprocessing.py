@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Preprocessing = Literal["torchvision", "caffe"]
+Preprocessing = Literal["torchvision", "caffe", "inception"]
 
 
 class _Statistics(NamedTuple):
@@ -20,6 +20,8 @@ STATISTICS: dict[str, _Statistics] = {
     "torchvision": _Statistics((0, 1, 2), (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     # BGR in [0, 255] minus the mean of ImageNet, as the published Caffe VGG16 wants it.
     "caffe": _Statistics((2, 1, 0), (104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0)),
+    # RGB from -1 to 1, as the classifiers want it whose weights torchvision took over from TensorFlow.
+    "inception": _Statistics((0, 1, 2), (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
 }
 
 

@@ -28,7 +28,7 @@ def load_classifier(network: FCN, source: str, trunk: str) -> None:
     Raises:
         ValueError: the weights do not fit the trunk, or are not finite.
     """
-    weights = _imagenet(trunk) if source == "imagenet" else read_weights(source)
+    weights = imagenet_weights(trunk, "--model.weights") if source == "imagenet" else read_weights(source)
     adapted = _adapt(weights, network.trunk, source)
     missing, unexpected = _load(network.trunk, adapted, source)
     missing = [name for name in missing if not name.startswith(("fc6.", "fc7."))]
@@ -93,13 +93,23 @@ def read_weights(url: str) -> Weights:
     return weights
 
 
-def _imagenet(trunk: str) -> Weights:
+def imagenet_weights(name: str, option: str) -> Weights:
+    """Return torchvision's first weights of a network that were trained on ImageNet, downloaded once.
+
+    Args:
+        name: torchvision's.
+        option: of the command that takes a file instead.
+
+    Raises:
+        ValueError: there are none, or they cannot be downloaded.
+    """
     try:
-        weights: Weights = get_model_weights(trunk)["IMAGENET1K_V1"].get_state_dict(progress=False, check_hash=True)
-    except OSError as error:
-        raise ValueError(
-            f"cannot download torchvision's {trunk}: {error}; give a file: --model.weights PATH"
-        ) from error
+        weights: Weights = get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(progress=False, check_hash=True)
+    except KeyError as error:
+        raise ValueError(f"torchvision has no weights IMAGENET1K_V1 of {name}; give a file: {option} PATH") from error
+    except (OSError, RuntimeError) as error:
+        # The second is a file whose hash is wrong.
+        raise ValueError(f"cannot download torchvision's {name}: {error}; give a file: {option} PATH") from error
     return weights
 
 

@@ -78,5 +78,5 @@ async def live() -> dict[str, str]:
 @health.get("/readyz", summary="Whether the service can answer", responses=declared(500, 503))
 def ready(lab: TheLab) -> dict[str, str]:
     """Answer if the storage can be listed."""
-    lab.runs.all("val")
+    lab.runs.check()
     return {"status": "ok"}

@@ -68,6 +68,14 @@ class Runs:
         """End all threads."""
         self._files.close()
 
+    def check(self) -> None:
+        """List the storage.
+
+        Raises:
+            OSError: it does not answer.
+        """
+        self._files.versions()
+
     def all(self, evaluation: str) -> Found:
         """Return all runs, with the score of one of their evaluations."""
         folders = self._folders()

@@ -360,7 +360,8 @@ def test_a_run_that_diverged_counts_nothing_however_good_it_was_before() -> None
     finish(study, take(study))
     finish(study, take(study), "diverged", epochs=2)
     finished, diverged = study.outcomes.values()
-    assert diverged.score is not None
+    assert diverged.score == 0
+    assert diverged.epochs == 2
     assert study.scores(0) == [finished.score, 0.0]
 
 

@@ -141,5 +141,5 @@ def test_in_a_log_each_end_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         board.ended(member)
     rate = lab.study.points[0]["optim.learning_rate"]
     assert capsys.readouterr().out == (
-        f"trial 0000-0-0 diverged after 0 epochs, mean_iou none (the loss is inf): learning_rate {rate}\n"
+        f"trial 0000-0-0 diverged after 0 epochs, mean_iou 0.0 % (the loss is inf): learning_rate {rate}\n"
     )

@@ -2,7 +2,7 @@
 
 import { askJson, element } from "../api.js";
 import { ends, interval } from "./charts.js";
-import { below, every, heading, percent, say, scored, time } from "./view.js";
+import { below, every, fail, heading, percent, say, scored, time } from "./view.js";
 
 const COLUMNS = [
   ["name", "Run"],
@@ -23,13 +23,23 @@ export async function showRuns({ main, signal }) {
   const compare = element("button", { type: "button", className: "first" }, "Compare");
   let found = await read(signal);
 
+  let newest = 0;
   const again = async () => {
-    found = await read(signal);
+    const number = ++newest;
+    const answer = await read(signal);
+    // Who asked first may be answered last.
+    if (number !== newest) return;
+    found = answer;
     draw();
   };
-  const ask = (changes) => {
+  const ask = async (changes) => {
     Object.assign(asked, { offset: 0 }, changes);
-    return again();
+    try {
+      await again();
+      fail("");
+    } catch (error) {
+      if (error.name !== "AbortError") fail(error.message);
+    }
   };
   const choose = () => {
     compare.disabled = chosen.size < 2;

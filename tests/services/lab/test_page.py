@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from fcn_core.checkpoint import RunFolder
 from fcn_core.registry.store import MODELS
@@ -102,6 +102,29 @@ def test_the_leaderboard_is_sorted_and_compared_by_keyboard(shown: Shown) -> Non
     paired = page.get_by_role("region", name="poor - good").locator("tbody tr").first
     expect(paired).to_contain_text(re.compile(r"mean IoU\W\d"))
     expect(page.get_by_role("heading", name="Comparison")).to_be_focused()
+
+
+def test_the_leaderboard_shows_the_answer_to_what_was_asked_last_and_says_if_there_is_none(shown: Shown) -> None:
+    page, place = shown.page, shown.place
+    names, held = page.locator(".board tbody th a"), list[Route]()
+    expect(names).to_have_count(4)
+    page.route("**/v1/runs?*search=good*", held.append)
+    with page.expect_request("**/v1/runs?*search=good*"):
+        page.get_by_label("Search").fill("good")
+    page.get_by_label("Search").fill("poor")
+    expect(names).to_have_text([place.poor])
+    with page.expect_response("**/v1/runs?*search=good*"):
+        held[0].continue_()
+    expect(names).to_have_text([place.poor])
+    problem = {"status": 503, "title": "Service Unavailable", "detail": "the storage is away"}
+    page.route(
+        "**/v1/runs?*search=unl*",
+        lambda route: route.fulfill(status=503, content_type="application/problem+json", body=json.dumps(problem)),
+    )
+    page.get_by_label("Search").fill("unl")
+    expect(page.locator("#error")).to_contain_text("the storage is away")
+    page.get_by_label("Search").fill("poor")
+    expect(page.locator("#error")).to_be_hidden()
 
 
 def test_the_curves_of_a_run_grow_while_it_trains(shown: Shown) -> None:
