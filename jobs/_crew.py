@@ -2,8 +2,8 @@
 
 import hashlib
 import io
-import zlib
 import json
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
