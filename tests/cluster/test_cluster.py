@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +35,7 @@ STREETS = [
 ]
 TRAIN = ["jobs/train_fcn8s.py", *STREETS, "--data.streets.num_train=36", "--optim.epochs=24"]
 SUBMIT = ["python", "jobs/submit.py", "--", "python"]
+RAYS_SUBMIT = ["ray", "job", "submit", "--working-dir=.", "--", "python"]
 OUTPUT = "output"
 SLEEP = ["-c", "import time; print('awake', flush=True); time.sleep(600)"]
 
@@ -70,9 +71,11 @@ def submitted(cluster: Cluster, at_work: Callable[[], object], *command: str) ->
         process.wait()
 
 
-def carried_out_while_a_host_is_lost(cluster: Cluster, at_work: Callable[[], object], *command: str) -> None:
+def carried_out_while_a_host_is_lost(
+    cluster: Cluster, at_work: Callable[[], object], *command: str, submit: Sequence[str] = SUBMIT
+) -> None:
     """Carry out a job. Once at work, the power of a host that works fails, and another host joins."""
-    with submitted(cluster, at_work, *SUBMIT, *command) as process:
+    with submitted(cluster, at_work, *submit, *command) as process:
         cluster.kill(cluster.workers[0])
         cluster.add_worker()
         printed = cluster.end_of(process)
@@ -94,7 +97,7 @@ def test_a_run_that_loses_a_host_ends_with_the_bits_of_one_that_was_never_distur
 ) -> None:
     lost = RunFolder(calm.url.replace("/calm/", "/lost/"))
     place = [*TRAIN, "--workers=2", "--storage=s3://lab/lost"]
-    carried_out_while_a_host_is_lost(cluster, lambda: len(lost.read_epochs()) > 1, *place)
+    carried_out_while_a_host_is_lost(cluster, lambda: len(lost.read_epochs()) > 1, *place, submit=RAYS_SUBMIT)
     assert read_restarts(lost)
     tiny.assert_same_bits(lost, calm)
 
