@@ -48,7 +48,7 @@ class Client:
 
     Asking again changes nothing, so where the service is at its capacity (429, 503), a connection breaks, or a proxy
     has lost the replica (5xx in its own words), a request is sent again `retries` times: after the time that the
-    service names, at most `patience_s`.
+    service names, at most `patience_s`; else after 1 s, 2 s and so on, a broken connection at once and then so.
 
     Args:
         url: of the service.

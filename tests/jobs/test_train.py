@@ -19,6 +19,8 @@ from fcn_core.data.streets import StreetScenes
 from fcn_core.predict import Predictor
 from fcn_core.settings import Streets
 from jobs._restarts import read_restarts
+from jobs._storage_check import look_over
+from tests.faulty import Fault, Kind, faulty_s3
 from tests.jobs.commands import ROOT, left_of, processes_of, ray_head, s3_server
 from tests.tiny import assert_same_bits
 
@@ -151,6 +153,39 @@ def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_as_if_it_had_not_b
         assert_same_bits(folder, two_workers)
         for step in folder.steps():
             storage.verify(folder.checkpoint(step))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("403", (2, "error: s3://lab/here/runs/.* refuses put_file: ")),
+        ("503", (1, "error: training failed for good, last: worker 0 failed: .*put_file failed .* in 5 s")),
+    ],
+)
+def test_a_storage_that_fails_a_save_ends_the_command_in_one_line_and_the_same_command_goes_on(
+    kind: Kind,
+    expected: tuple[int, str],
+    two_workers: RunFolder,
+    environment: dict[str, str],
+    ray_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with faulty_s3(monkeypatch, deadline_s=5, patience_s=5) as proxy:
+        access = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "FCN_STORAGE_"))}
+        fault = Fault(kind, r"PUT .*/checkpoints/\d+/COMMIT")
+        with proxy.failing(fault):
+            process = start("s3://lab/here", environment | access, "--workers", "2", "--max-failures", "1")
+            printed, _ = process.communicate()
+        assert fault.met
+        assert process.returncode == expected[0], printed
+        assert re.match(expected[1], printed.splitlines()[-1]), printed
+        assert_nothing_left(ray_folder)
+        folder = folder_in(printed)
+        assert folder.latest("", print) is None
+        assert_same_bits(finish("s3://lab/here", environment | access, "--workers", "2"), two_workers)
+        assert look_over(folder.url, quick=False, progress=lambda *_: None).findings == ()
 
 
 def test_ctrl_c_ends_a_run_that_goes_on_later(environment: dict[str, str], ray_folder: Path, tmp_path: Path) -> None:
