@@ -63,11 +63,6 @@ def mean_from_sum(learning_rate: float, labelled_pixels: float) -> float:
     return learning_rate * labelled_pixels
 
 
-def sum_from_mean(learning_rate: float, labelled_pixels: float) -> float:
-    """Convert a learning rate for the mean loss into the equal one for the sum over a step's labelled pixels."""
-    return learning_rate / labelled_pixels
-
-
 class MovingAverage:
     """Exponential moving average of the weights; BatchNorm statistics are taken as they are.
 

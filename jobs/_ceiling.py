@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from fcn_core.experiments import EXPERIMENTS
 from fcn_core.metrics.confusion import confusion
 from fcn_core.metrics.rules import Rule, scores
 from fcn_core.settings import override
-from jobs._cli import FROM_OUTSIDE, Settings, exit_codes, read
+from jobs._cli import Settings, exit_codes, read
 from jobs._console import Console
 from jobs._scores import number, table
 
@@ -35,9 +35,6 @@ class CeilingCommand(Settings):
     can exaggerate shares, and so do better; "search" looks for the scores on the grid that fit the truth best, and
     takes about a second an image.
     """
-
-    model_config = FROM_OUTSIDE
-    aliases: ClassVar[dict[str, str]] = {}
 
     experiment: CliPositionalArg[str] = Field(description=f"whose data: one of {', '.join(EXPERIMENTS)}")
     data: str | None = Field(None, description="folder or URL of the data")

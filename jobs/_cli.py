@@ -95,19 +95,16 @@ class Job(NamedTuple):
     print_config: bool = False
 
 
-FROM_OUTSIDE = SettingsConfigDict(
-    env_prefix="FCN_",
-    env_nested_delimiter="__",
-    cli_avoid_json=True,
-    cli_implicit_flags=True,
-    cli_exit_on_error=False,
-)
-"""The configuration of each command: its fields are settings, from the command line or the environment."""
-
-
 class Settings(BaseSettings):
-    """Base of all commands."""
+    """Base of all commands: fields are settings, from the command line or the environment."""
 
+    model_config = SettingsConfigDict(
+        env_prefix="FCN_",
+        env_nested_delimiter="__",
+        cli_avoid_json=True,
+        cli_implicit_flags=True,
+        cli_exit_on_error=False,
+    )
     aliases: ClassVar[dict[str, str]] = {}
     """Options of another name than their field."""
     of_others: ClassVar[bool] = False
@@ -122,7 +119,7 @@ class Command(Launch, Run, Settings):
     resolved values.
     """
 
-    model_config = FROM_OUTSIDE
+    model_config = Settings.model_config
     aliases: ClassVar[dict[str, str]] = {"data": "data.path", "folds": "data.folds"}
     stride_of_job: ClassVar[Stride] = 8
 

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
@@ -13,7 +12,7 @@ from fcn_core.comparison import COMPARABLE, Arm, Comparison, Entrant, arms_of, c
 from fcn_core.figures.differences import Difference, differences
 from fcn_core.metrics.intervals import Interval
 from fcn_core.metrics.rules import Rule
-from jobs._cli import FROM_OUTSIDE, Settings, exit_codes, read
+from jobs._cli import Settings, exit_codes, read
 from jobs._console import Console
 from jobs._curves import draw_curves
 from jobs._evaluations import file_name, stored_evaluation
@@ -26,9 +25,6 @@ class CompareCommand(Settings):
 
     The runs must have been evaluated on the same data by the same rule. The first is what the others are compared to.
     """
-
-    model_config = FROM_OUTSIDE
-    aliases: ClassVar[dict[str, str]] = {}
 
     runs: CliPositionalArg[list[str]] = Field(description="folders, URLs or names of runs; at least two")
     evaluation: str = Field("val", description="which evaluation of each run, by its folder: val, test, val-tta")

@@ -20,7 +20,7 @@ from fcn_core.metrics.rules import RULES
 from fcn_core.predict import Inference
 from fcn_core.settings import Data, Run, override
 from fcn_core.stored import Stored, read_evaluation
-from jobs._cli import FROM_OUTSIDE, Resources, Settings, exit_codes, read
+from jobs._cli import Resources, Settings, exit_codes, read
 from jobs._console import Console, percent
 from jobs._evaluations import stored_evaluation
 from jobs._runs import Target, find_checkpoint, find_run
@@ -36,7 +36,7 @@ class EvaluateCommand(Inference, Resources, Settings):
     computed from), scores.json and figures. The same command again shows what is kept.
     """
 
-    model_config = FROM_OUTSIDE
+    model_config = Settings.model_config
     aliases: ClassVar[dict[str, str]] = {"class": "class_name", "data.audit": "audit"}
 
     run: CliPositionalArg[str] = Field(description="folder or URL of a run, or its name below STORAGE/runs")

@@ -1,7 +1,7 @@
 """Looking into the registry of models, and going back in it."""
 
 import sys
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import CliPositionalArg
@@ -10,7 +10,7 @@ from fcn_core import storage
 from fcn_core.registry.gate import GateFailedError, read_gate, rollback
 from fcn_core.registry.store import ChampionMovedError, Entry, Registry
 from fcn_core.registry.version import Version, read_facts, read_report
-from jobs._cli import FROM_OUTSIDE, RunFailedError, Settings, exit_codes, read
+from jobs._cli import RunFailedError, Settings, exit_codes, read
 from jobs._console import Console
 from jobs._promote import open_registry
 from jobs._scores import number, span, table
@@ -18,9 +18,6 @@ from jobs._scores import number, span, table
 
 class ModelsCommand(Settings):
     """List models, show one and its history or a version, or make the champion of before champion again."""
-
-    model_config = FROM_OUTSIDE
-    aliases: ClassVar[dict[str, str]] = {}
 
     action: CliPositionalArg[Literal["list", "show", "rollback"]] = Field(description="what to do")
     model: CliPositionalArg[str] = Field("", description="NAME, or NAME/VERSION to show")

@@ -18,7 +18,7 @@ from fcn_core.registry.gate import GateFailedError, promote, read_gate
 from fcn_core.registry.store import MODELS, ChampionMovedError, Entry, Registry
 from fcn_core.registry.version import Candidate, Name, Version
 from fcn_core.stored import Stored
-from jobs._cli import FROM_OUTSIDE, Resources, RunFailedError, Settings, exit_codes, read
+from jobs._cli import Resources, RunFailedError, Settings, exit_codes, read
 from jobs._console import Console, percent
 from jobs._evaluate import EvaluateCommand, _data, evaluate_run
 from jobs._evaluations import stored_evaluation
@@ -35,7 +35,7 @@ class PromoteCommand(Resources, Settings):
     the same images. A version that fails stays packed and is not champion. The same command again goes on with it.
     """
 
-    model_config = FROM_OUTSIDE
+    model_config = Settings.model_config
     aliases: ClassVar[dict[str, str]] = {"data.audit": "audit"}
 
     run: CliPositionalArg[str] = Field(description="folder or URL of a run, or its name below STORAGE/runs")

@@ -15,7 +15,7 @@ from fcn_core.receptive_field.activations import Top, find_layer
 from fcn_core.receptive_field.minimal import Minimal
 from fcn_core.receptive_field.occlusion import Occlusion, Site
 from fcn_core.receptive_field.subject import View
-from jobs._cli import FROM_OUTSIDE, Resources, Settings, exit_codes, read
+from jobs._cli import Resources, Settings, exit_codes, read
 from jobs._console import Console
 from jobs._crew import Arrays, Crew, Parts, Start, Task, crew, key_of
 from jobs._field_results import NUMBERS, Question, Results, told
@@ -38,7 +38,7 @@ class ReceptiveFieldCommand(Resources, Settings):
     was done.
     """
 
-    model_config = FROM_OUTSIDE
+    model_config = Settings.model_config
     aliases: ClassVar[dict[str, str]] = {"units": "unit", "class": "class_name"}
 
     model: str = Field(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from fcn_core.settings import Run, Value, override, setting_names
+from fcn_core.settings import Run, Value, override, setting, setting_names
 from jobs._cli import explain
 
 Point = dict[str, Any]
@@ -80,7 +80,7 @@ class Space(Value):
                 raise ValueError(f"no setting {name!r} to search; settings are {', '.join(setting_names(run))}")
             if name in FIXED or name.startswith("data.streets."):
                 raise ValueError(f"{name} cannot be searched: all trials have the same data; start a sweep for each")
-            if isinstance(dimension, Range) and type(_setting(run, name)) is int:
+            if isinstance(dimension, Range) and type(setting(run, name)) is int:
                 raise ValueError(f"{name} takes whole numbers: list them, as in --search {name}=1,2,4")
         for point in self.corners():
             override(run, point)
@@ -175,10 +175,3 @@ def _value(text: str) -> Any:  # noqa: ANN401 -- settings are of any type.
         except ValueError:
             continue
     return {"true": True, "false": False, "null": None}.get(text, text)
-
-
-def _setting(run: Run, name: str) -> Any:  # noqa: ANN401 -- settings are of any type.
-    value: Any = run
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value

@@ -10,7 +10,7 @@ from pydantic import Field
 from fcn_core import storage
 from fcn_core.checkpoint import best_epoch
 from fcn_core.settings import Run, override
-from jobs._cli import FROM_OUTSIDE, Command, Job, Launch, as_yaml, exit_codes, read_job
+from jobs._cli import Command, Job, Launch, as_yaml, exit_codes, read_job
 from jobs._console import Console, percent
 from jobs._curves import draw_curves
 from jobs._report import report
@@ -25,7 +25,6 @@ class StagedCommand(Command):
     Settings are those of the first stage, as of jobs/train_fcn32s.py. The same command again resumes.
     """
 
-    model_config = FROM_OUTSIDE
     stride_of_job = 32
 
     learning_rate_factor: float = Field(

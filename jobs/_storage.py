@@ -2,13 +2,13 @@
 
 import sys
 import time
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from fcn_core import storage
-from jobs._cli import FAILED, FROM_OUTSIDE, Settings, exit_codes, read
+from jobs._cli import FAILED, Settings, exit_codes, read
 from jobs._console import Console
 from jobs._storage_check import Finding, look_over
 
@@ -18,9 +18,6 @@ class StorageCommand(Settings):
 
     Exit codes: 0 if what may be looked at is whole, 1 if something is broken (after a repair: still), 2 for a mistake.
     """
-
-    model_config = FROM_OUTSIDE
-    aliases: ClassVar[dict[str, str]] = {}
 
     action: CliPositionalArg[Literal["check", "repair"]] = Field(description="what to do")
     place: CliPositionalArg[str] = Field(description="folder or URL: a storage, or a run or registry in it")

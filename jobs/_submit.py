@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
 
 from pydantic import Field
 
-from jobs._cli import FAILED, FROM_OUTSIDE, INTERRUPTED, OF_SERVICES, Settings, exit_codes, fail, last_line, read
+from jobs._cli import FAILED, INTERRUPTED, OF_SERVICES, Settings, exit_codes, fail, last_line, read
 from jobs._ray import ROOT
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ class SubmitCommand(Settings):
     go along.
     """
 
-    model_config = FROM_OUTSIDE
     # Those of the command that is submitted, which checks them itself.
     of_others: ClassVar[bool] = True
 

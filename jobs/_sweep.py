@@ -17,7 +17,7 @@ from fcn_core.data.catalogue import open_train_val
 from fcn_core.registry.version import Name
 from fcn_core.settings import Run, override
 from jobs._alone import LOCK, alone
-from jobs._cli import FROM_OUTSIDE, Command, Job, Launch, Resources, RunFailedError, as_yaml, exit_codes, read_job
+from jobs._cli import Command, Job, Launch, Resources, RunFailedError, as_yaml, exit_codes, read_job
 from jobs._console import Console
 from jobs._evaluate import command_for
 from jobs._metric import MEAN_IOU, metric_of
@@ -43,7 +43,6 @@ class SweepCommand(Command):
     trials it adds to them, but for pbt, where the size of the population makes another sweep.
     """
 
-    model_config = FROM_OUTSIDE
     stride_of_job = 8
 
     trials: int = Field(12, ge=1, description="points of the space that are tried")

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from fcn_core.checkpoint import Epoch, RunFolder, Say, best_epoch
 from fcn_core.data.catalogue import open_train_val
-from fcn_core.settings import Run, setting_names
+from fcn_core.settings import Run, setting, setting_names
 
 EXPERIMENT = "fcn-lab"
 DEFAULTS = {
@@ -268,13 +268,8 @@ class _Copy:
 
 def _params(run: Run) -> dict[str, str]:
     """Return all settings by dotted name; other than strings as JSON."""
-    params = {}
-    for name in setting_names(run):
-        value: Any = run
-        for part in name.split("."):
-            value = getattr(value, part)
-        params[name] = value if isinstance(value, str) else json.dumps(value)
-    return params
+    found = {name: setting(run, name) for name in setting_names(run)}
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in found.items()}
 
 
 def _tags(run: Run, url: str, facts: Mapping[str, Any]) -> dict[str, str]:

@@ -4,8 +4,6 @@ from typing import Literal
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,7 +14,6 @@ from fcn_core.optim import (
     mean_from_sum,
     schedule,
     set_learning_rate,
-    sum_from_mean,
 )
 from fcn_core.settings import Model, Optim
 
@@ -108,12 +105,6 @@ def test_the_rate_of_a_step_reaches_every_group() -> None:
     optimizer = build_optimizer(network(), optim)
     assert set_learning_rate(optimizer, optim, 1, 14) == pytest.approx(0.04)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.04, 0.08, 0.04])
-
-
-@given(st.floats(1e-14, 1), st.floats(1, 1e9))
-@settings(deadline=None)
-def test_conversions_of_the_learning_rate_are_inverse(rate: float, pixels: float) -> None:
-    assert sum_from_mean(mean_from_sum(rate, pixels), pixels) == pytest.approx(rate)
 
 
 def test_the_published_rate_converted_to_the_mean_loss_of_camvid() -> None:

@@ -4,9 +4,8 @@ Images go through the network one by one, so that what is kept of an image does 
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -134,22 +133,6 @@ def find_layer(network: nn.Module, name: str) -> str:
     near = [short.get(one, one) for one in difflib.get_close_matches(name, [*names, *short], n=3)]
     known = f"did you mean {' or '.join(dict.fromkeys(near))}?" if near else f"layers are {', '.join(_upper(names))}"
     raise ValueError(f"no layer {name!r}; {known}")
-
-
-def write_top(path: Path, top: Mapping[str, Top]) -> None:
-    """Write what is kept of some layers as an .npz without pickles, for `read_top`."""
-    arrays = {
-        f"{layer}/{field}": np.asarray(array) for layer, one in top.items() for field, array in one._asdict().items()
-    }
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
-
-
-def read_top(path: Path) -> dict[str, Top]:
-    """Read what `write_top` wrote."""
-    with np.load(path, allow_pickle=False) as arrays:
-        layers = dict.fromkeys(name.rpartition("/")[0] for name in arrays)
-        found = {layer: [arrays[f"{layer}/{field}"] for field in Top._fields] for layer in layers}
-    return {layer: Top(int(most), *rest) for layer, (most, *rest) in found.items()}
 
 
 class _AllSeenError(Exception):

@@ -6,7 +6,6 @@ graph, so that it holds for joins, transposed convolutions, crops and paddings o
 """
 
 import math
-from collections.abc import Iterable
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -73,14 +72,6 @@ def receptive_fields(network: nn.Module | Graph, size: Pair = (224, 224)) -> lis
     graph = network if isinstance(network, Graph) else trace(network, size=size)
     fields = zip(graph.nodes, _along(graph, 0), _along(graph, 1), strict=True)
     return [LayerField(node.name, node.kind, node.shape, rows, columns) for node, rows, columns in fields]
-
-
-def distinct(fields: Iterable[LayerField]) -> list[LayerField]:
-    """Return the layers whose field none before has: those that a table or figure needs to show."""
-    first: dict[tuple[ReceptiveField, ReceptiveField], LayerField] = {}
-    for field in fields:
-        first.setdefault((field.rows, field.columns), field)
-    return list(first.values())
 
 
 def extent(graph: Graph, layer: str, unit: Pair, *, clipped: bool = True) -> tuple[Pair, Pair]:

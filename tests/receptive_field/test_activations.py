@@ -1,6 +1,5 @@
 from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -14,9 +13,7 @@ from fcn_core.receptive_field.activations import (
     Top,
     activations,
     find_layer,
-    read_top,
     top_activations,
-    write_top,
 )
 
 MOST = 3
@@ -113,15 +110,6 @@ def test_parts_of_unlike_layers_or_counts_are_refused() -> None:
         Top.merge([one["conv1"], other["stage.conv"]])
     with pytest.raises(ValueError, match="of one layer and keep the same number"):
         Top.merge([one["conv1"], other["conv1"]._replace(most=4)])
-
-
-def test_reading_returns_what_was_written(tmp_path: Path) -> None:
-    top = top_of(range(9))
-    write_top(tmp_path / "top.npz", top)
-    read = read_top(tmp_path / "top.npz")
-    assert list(read) == list(top)
-    for layer in LAYERS:
-        assert_equal(read[layer], top[layer])
 
 
 def test_what_follows_in_place_changes_nothing() -> None:
