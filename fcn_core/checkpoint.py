@@ -99,6 +99,13 @@ class RunFolder:
             return []
         return [Epoch.model_validate_json(line) for line in lines]
 
+    def known_epochs(self) -> list[Epoch]:
+        """Return the finished epochs, or none where the file is damaged: a run that goes on writes it again."""
+        try:
+            return self.read_epochs()
+        except ValueError:
+            return []
+
     def checkpoint(self, step: int) -> str:
         """Return the URL of the checkpoint of a step."""
         return storage.join(self.checkpoints, f"{step:08d}")
@@ -171,7 +178,7 @@ class RunFolder:
 
     def _first_whole(self, steps: Sequence[int]) -> str:
         for step in steps:
-            if _is_whole(self.checkpoint(step)):
+            if storage.is_whole(self.checkpoint(step)):
                 return self.checkpoint(step)
         raise FileNotFoundError(f"{self.url} has no complete checkpoint")
 
@@ -249,14 +256,6 @@ def load_weights(url: str) -> tuple[dict[str, Tensor], Card]:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
-
-
-def _is_whole(url: str) -> bool:
-    try:
-        storage.verify(url)
-    except storage.TornError:
-        return False
-    return True
 
 
 def _is_sealed(url: str) -> bool:

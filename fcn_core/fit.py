@@ -135,9 +135,5 @@ def _restored(folder: RunFolder, run_id: str, runtime: Runtime) -> Restored | No
 
 def _write_missing(folder: RunFolder, epochs: Sequence[Epoch]) -> None:
     """Write what a crash between a checkpoint and its line left out, or what was damaged since."""
-    try:
-        there = folder.read_epochs()
-    except ValueError:
-        there = []
-    if there != epochs:
+    if folder.known_epochs() != epochs:
         folder.write_epochs(epochs)

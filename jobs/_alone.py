@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -144,16 +144,13 @@ def _beat(folder: str, number: int, holder: Holder, what: str, ended: threading.
     while not over:
         over = ended.wait(BEAT_S)
         holder = holder.model_copy(update={"beats": holder.beats + 1, "over": over})
-        try:
-            # Patience would make one sign of life as rare as those of the dead. A listing has ten times as long.
-            with storage.waiting(storage.Limits(BEAT_S, BEAT_S)):
-                storage.write_bytes(_place(folder, number), holder.model_dump_json().encode())
-            with storage.waiting(storage.Limits(BEAT_S / 10, BEAT_S)):
-                if max(_numbers(folder), default=number) > number:
-                    _lost(what)
-        except OSError:
-            # A storage that is away holds up whoever else wants the lease, too.
-            continue
+        # Patience would make signs of life as rare as those of the dead. A listing has ten times as long. What does not
+        # succeed is tried with the next beat; a storage that is away holds up whoever else wants the lease, too.
+        with suppress(OSError), storage.waiting(storage.Limits(BEAT_S / 10, BEAT_S)):
+            if max(_numbers(folder), default=number) > number:
+                _lost(what)
+        with suppress(OSError), storage.waiting(storage.Limits(BEAT_S, BEAT_S)):
+            storage.write_bytes(_place(folder, number), holder.model_dump_json().encode())
 
 
 def _lost(what: str) -> None:

@@ -7,8 +7,8 @@ and that over the named experiment.
 import difflib
 import os
 import re
-import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -212,7 +212,8 @@ def last_line(said: object) -> str:
 def exit_codes() -> Iterator[None]:
     """Turn what ends a command into one line and an exit code."""
     try:
-        yield
+        with _sigterm():
+            yield
     except ValidationError as error:
         fail(explain(error))
     except (ValueError, OSError, ImportError, storage.TornError) as error:
@@ -223,15 +224,32 @@ def exit_codes() -> Iterator[None]:
     except PreemptedError as error:
         print(f"terminated; {error}; the same command goes on from there", file=sys.stderr)
         raise SystemExit(TERMINATED) from None
-    except SystemExit as error:
-        if error.code != signal.SIGTERM:
-            raise
-        # Ray's own handler of SIGTERM leaves so.
-        print("terminated; the same command goes on from what is stored", file=sys.stderr)
-        raise SystemExit(TERMINATED) from None
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what is stored", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
+
+
+@contextmanager
+def _sigterm() -> Iterator[None]:
+    """Leave as SIGTERM wants it, whatever Ray made of the exception by which `leave_on_sigterm` ended its waiting."""
+    try:
+        yield
+    except PreemptedError:
+        raise
+    except BaseException:
+        if not _terminated.is_set():
+            raise
+        print("terminated; the same command goes on from what is stored", file=sys.stderr)
+        raise SystemExit(TERMINATED) from None
+
+
+_terminated = threading.Event()
+
+
+def leave_on_sigterm(*_: object) -> NoReturn:
+    """Leave the block of `exit_codes`; a handler for `signal.signal`."""
+    _terminated.set()
+    raise SystemExit(TERMINATED)
 
 
 def explain(error: ValidationError, names: Sequence[str] = ()) -> str:

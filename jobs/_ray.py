@@ -3,7 +3,9 @@
 import json
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ from typing import Any
 import torch
 
 from fcn_core import storage
-from jobs._cli import Resources, RunFailedError
+from jobs._cli import Resources, RunFailedError, leave_on_sigterm
 
 ROOT = Path(__file__).parents[1]
 """The code that workers need."""
@@ -82,10 +84,15 @@ def cluster(resources: Resources) -> Iterator[None]:
         _join(address)
     else:
         _start(max(os.cpu_count() or 1, resources.workers * resources.cpus_per_worker))
+    # Ray's own handler would leave with 15, or with 1.
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, leave_on_sigterm) if main else None
     try:
         yield
     finally:
         ray.shutdown()
+        if main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _join(address: str) -> None:

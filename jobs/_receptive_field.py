@@ -111,7 +111,7 @@ def look(opened: Opened, command: ReceptiveFieldCommand, console: Console, start
     question = _question(opened, lens, command)
     root = storage.join(storage.absolute(command.storage), FOLDER)
     url = storage.join(root, question.id)
-    if _is_whole(url):
+    if storage.is_whole(url):
         console.say(f"looked at before: {url}")
         numbers = json.loads(storage.read_bytes(storage.join(url, NUMBERS)))
         for line in told(numbers["units"]):
@@ -257,11 +257,3 @@ def _removed(team: Crew, lens: Lens, question: Question, top: Top) -> dict[int, 
 def _decided(lens: Lens, question: Question) -> tuple[str, str, View]:
     """Return what decides every part."""
     return f"{question.digest} {lens.subject.preprocessing}", question.layer, question.view
-
-
-def _is_whole(url: str) -> bool:
-    try:
-        storage.verify(url)
-    except storage.TornError:
-        return False
-    return True

@@ -19,12 +19,15 @@ from fcn_core.storage.leftovers import File, abort_upload, uploads, walk
 REMOVED = "removed, it is read by nobody"
 _PUBLISHED = re.compile(
     r"(?P<run>.*/runs/[^/]+)/(?:checkpoints/[0-9]{8}|evaluations/[^/.][^/]*)"
-    r"|(?P<model>.*/models/[^/]+)/[1-9][0-9]*"
+    r"|(?P<model>.*/models/[^/]+)/[1-9][0-9]*(?:/evaluations/[^/.][^/]*)?"
     r"|.*/(?:receptive_fields|comparisons)/[^/.][^/]*"
 )
 """URLs of folders that are published with manifest and COMMIT. Whatever else lies on a storage is somebody else's."""
 _EPOCHS = re.compile(r"(?P<run>.*/runs/[^/]+)/epochs\.jsonl")
 _ENTRY = re.compile(r"(?P<model>(?:.*/)?(?P<name>[^/]+))/champions/(?P<number>[0-9]{8})\.json")
+
+_BEGUN = re.compile(rf"{re.escape(storage.PARTIAL)}(?:publishing-|.+\.)[a-z0-9_]{{8}}")
+"""Names of folders that are being published and of files that are being written, as `fcn_core.storage` makes them."""
 
 Progress = Callable[[int, int], None]
 
@@ -71,7 +74,11 @@ def look_over(url: str, *, quick: bool, progress: Progress) -> Look:
         place = storage.join(url, folder) if folder else url
         findings += _allowed(_folder(place, folders[folder], quick=quick), refused)
         progress(done, len(folders))
-    entries = [match for path in files if (match := _ENTRY.fullmatch(path)) and storage.PARTIAL not in path]
+    entries = [
+        match
+        for path in files
+        if (match := _ENTRY.fullmatch(path)) and there(storage.join(url, match["model"], "claims"))
+    ]
     torn = {finding.url for finding in findings}
     for match in entries:
         findings += _allowed(_entry(url, match, files[match[0]], torn), refused)
@@ -101,7 +108,7 @@ def _partial(url: str, files: Mapping[str, File]) -> Iterator[Finding]:
     found: dict[str, list[File]] = {}
     for path, file in files.items():
         parts = PurePosixPath(path).parts
-        first = next((place for place, part in enumerate(parts) if part.startswith(storage.PARTIAL)), None)
+        first = next((place for place, part in enumerate(parts) if _BEGUN.fullmatch(part)), None)
         if first is not None:
             found.setdefault("/".join(parts[: first + 1]), []).append(file)
     for path, below in found.items():

@@ -2,8 +2,6 @@
 
 import os
 import platform
-import signal
-import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,9 +20,8 @@ from fcn_core.data.catalogue import open_train_val
 from fcn_core.fit import Keep, build_network, fit
 from fcn_core.metrics.rules import Rule
 from fcn_core.optim import mean_from_sum
-from fcn_core.saving import together
 from fcn_core.settings import Run, Stride
-from fcn_core.training import NonFiniteLossError, PreemptedError
+from fcn_core.training import NonFiniteLossError, PreemptedError, Runtime
 from jobs._alone import LOCK, alone
 from jobs._cli import Job, Launch, RunFailedError, as_yaml, exit_codes, last_line, parse
 from jobs._console import Console
@@ -216,9 +213,7 @@ def _one_line(launch: Launch) -> Iterator[None]:
         raise RunFailedError(f"training failed for good, last: {last}") from error
     except ray.exceptions.RayError as error:
         raise RunFailedError(f"the node of this command was lost, or its Ray: {last_line(error)}") from error
-    except SystemExit as error:
-        if error.code == signal.SIGTERM:
-            raise
+    except SystemExit:
         # Ray's own handler of Ctrl-C leaves so, with exit code 0; and Tune where it stops a trial.
         raise KeyboardInterrupt from None
 
@@ -232,7 +227,7 @@ def _worker(config: dict[str, Any]) -> Exception | None:
     loader = LoaderSettings(launch.loader_processes, launch.memory_gib, pin_memory=runtime.device.type == "cuda")
     keep = Keep(launch.keep_checkpoints, launch.save_every)
     try:
-        together(runtime, lambda: _check_here(config["url"]))
+        _check_here(config["url"], runtime)
         fit(config["run"], config["url"], config["audit"], runtime, loader=loader, keep=keep)
     except (NonFiniteLossError, storage.RefusedError) as error:
         return error
@@ -244,8 +239,11 @@ def _worker(config: dict[str, Any]) -> Exception | None:
     return None
 
 
-def _check_here(url: str) -> None:
-    """Refuse a node that came after `check_reach`, and has another folder where that of the run should be."""
-    if storage.is_local(url) and RunFolder(url).read_run() is None:
+def _check_here(url: str, runtime: Runtime) -> None:
+    """Refuse, on every worker, nodes that came after `check_reach` and have another folder than the run's."""
+    lacks = storage.is_local(url) and RunFolder(url).read_run() is None
+    lacking = int(runtime.sum_over_workers(torch.tensor(int(lacks), device=runtime.device)))
+    if lacking:
+        where = f"the nodes of {lacking} of {runtime.workers} workers as here, such as one that came later"
         remedy = "give --storage s3://bucket/lab, or a folder that all nodes mount"
-        raise storage.RefusedError(f"{url} is not the same folder on node {socket.gethostname()} as here: {remedy}")
+        raise storage.RefusedError(f"{url} is not the same folder on {where}: {remedy}")

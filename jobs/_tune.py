@@ -78,7 +78,7 @@ def _train(run: Run, launch: Launch, audits: Sequence[Audit], metric: Metric, *,
     folder, console, audited = RunFolder(url), Console(), audits[run.data.fold or 0]
     write_run(folder, run, audited)
     seen: list[Scores] = []
-    for epoch in folder.read_epochs():
+    for epoch in folder.known_epochs():
         seen.append(epoch.scores)
         tune.report({**_numbers(epoch), METRIC: metric.of(seen) or 0.0})
     if not ended:

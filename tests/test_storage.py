@@ -264,6 +264,17 @@ with storage.publishing("memory://killed") as folder:
         assert list(tmp_path.iterdir()) == [living]
 
 
+def test_links_lead_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "file").write_text("text")
+    (tmp_path / "deep" / "round").symlink_to(tmp_path)
+    (tmp_path / "itself").symlink_to(tmp_path / "itself")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "other").symlink_to(tmp_path / "deep" / "file")
+    assert list(storage.find_files(str(tmp_path))) == ["deep/file", "other"]
+    assert storage.find_files(str(tmp_path / "nowhere")) == {}
+
+
 def test_whenever_publishing_is_killed_every_folder_with_a_commit_is_whole(tmp_path: Path) -> None:
     child = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PUBLISH_UNTIL_KILLED), str(tmp_path)],

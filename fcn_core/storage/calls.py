@@ -134,11 +134,13 @@ class Place(NamedTuple):
         if not self.is_local:
             return dict(self.call("find", self.path, detail=True))
         found = {}
-        for folder, folders, files in os.walk(self.path, onerror=_raise_unless_gone, followlinks=True):
+        # Links to folders are not followed: they may lead round in circles, or elsewhere.
+        for folder, folders, files in os.walk(self.path, onerror=_raise_unless_gone):
             for name in folders + files:
-                with suppress(FileNotFoundError):
-                    path = f"{folder.rstrip('/')}/{name}"
-                    found[path] = self.filesystem.info(path)
+                path = Path(folder) / name
+                if path.exists():
+                    with suppress(FileNotFoundError):
+                        found[str(path)] = self.filesystem.info(str(path))
         return found
 
     def _attempt(self, method: str, deadline_s: float, *args: object, **kwargs: object) -> Any:  # noqa: ANN401

@@ -51,8 +51,7 @@ def publishing(url: str) -> Iterator[Path]:
         _remove_left()
     folder = Path(tempfile.mkdtemp(dir=beside, prefix=_PUBLISHING))
     try:
-        # On a mounted folder such a lock may be refused, and a new try of the run removes what is left there.
-        with _held(folder) if beside is None else nullcontext():
+        with _held(folder, if_possible=True):
             yield folder
             names = seal(folder)
             remove_folder(url)
@@ -80,6 +79,15 @@ def verify(url: str) -> dict[str, dict[str, Any]]:
         if found != expected["sha256"]:
             raise TornError(f"{url} is damaged: {name} has not the SHA-256 of {MANIFEST}")
     return files
+
+
+def is_whole(url: str) -> bool:
+    """Tell whether a published folder is there and whole."""
+    try:
+        verify(url)
+    except TornError:
+        return False
+    return True
 
 
 def seal(folder: Path) -> list[str]:
@@ -157,15 +165,20 @@ def download(url: str, files: dict[str, dict[str, Any]], folder: Path) -> None:
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _held(folder: Path, *, if_possible: bool = False) -> Iterator[None]:
     """Hold a folder of this machine while the block runs, or until this process dies.
+
+    Args:
+        folder: of this machine.
+        if_possible: go on where it cannot be held: what is mounted may know no locks.
 
     Raises:
         OSError: another process holds it, it is gone, or it is no folder.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError) if if_possible else nullcontext():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(descriptor)

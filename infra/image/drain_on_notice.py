@@ -63,10 +63,15 @@ def azure() -> Notice | None:
     """Ask what is scheduled: {"EventType": "Preempt", "NotBefore": "Sat, 31 Jan 2026 08:22:00 GMT"}, "" if begun."""
     told = ask("/metadata/scheduledevents?api-version=2020-07-01", {"Metadata": "true"})
     for event in json.loads(told)["Events"]:
-        if event["EventType"] == "Preempt":
+        # All machines of a set hear of each other's.
+        if event["EventType"] == "Preempt" and _azure_name() in event["Resources"]:
             at = event["NotBefore"]
             return json.dumps(event), parsedate_to_datetime(at) if at else datetime.now(UTC)
     return None
+
+
+def _azure_name() -> str:
+    return ask("/metadata/instance/compute/name?api-version=2021-02-01&format=text", {"Metadata": "true"})
 
 
 def ask(path: str, headers: dict[str, str], method: str = "GET") -> str:

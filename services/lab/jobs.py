@@ -198,7 +198,8 @@ def _check_options(arguments: Sequence[str]) -> None:
     for argument in arguments:
         if len(argument) > LONGEST_ARGUMENT or re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", argument):
             raise Problem(422, f"arguments are lines of at most {LONGEST_ARGUMENT} characters")
-        option = argument.partition("=")[0].replace("_", "-")
+        # Commands take options in any case.
+        option = argument.partition("=")[0].replace("_", "-").lower()
         if option in _SET_HERE:
             raise Problem(422, f"{option} cannot be set here: the service knows where results are kept")
 

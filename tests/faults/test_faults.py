@@ -140,6 +140,25 @@ def test_sigterm_while_workers_are_awaited_ends_the_command(
     assert_nothing_left(ray_folder)
 
 
+def test_sigterm_while_a_lost_node_is_awaited_ends_the_command(
+    environment: dict[str, str], ray_folder: Path, tmp_path: Path
+) -> None:
+    with cluster(environment, tmp_path, nodes=1) as made:
+        address = {"RAY_ADDRESS": f"127.0.0.1:{made.port}"}
+        command = start(tmp_path, made.environment | address)
+        command.until_steps()
+        (raylet,) = made.nodes().values()
+        os.kill(raylet, signal.SIGKILL)
+        command.until(lambda: command.said("starting again"))
+        command.process.terminate()
+        begun = time.monotonic()
+        command.end(code=143)
+        assert time.monotonic() - begun < 30
+        assert command.lines[-1] == "terminated; the same command goes on from what is stored"
+        made.assert_nothing_left()
+    assert_nothing_left(ray_folder)
+
+
 def test_the_only_node_is_killed_and_the_command_started_again(
     never_stopped: RunFolder, environment: dict[str, str], ray_folder: Path, tmp_path: Path
 ) -> None:

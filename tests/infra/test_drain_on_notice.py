@@ -60,11 +60,17 @@ class Metadata(ThreadingHTTPServer):
         return 200, "TRUE" if self.given() else "FALSE"
 
     def azure(self, request: BaseHTTPRequestHandler) -> Answer:
+        if request.path == "/metadata/instance/compute/name?api-version=2021-02-01&format=text":
+            return (200, "node-1") if request.headers["Metadata"] == "true" else (400, "")
         if request.path != "/metadata/scheduledevents?api-version=2020-07-01" or request.headers["Metadata"] != "true":
             return 400, ""
-        events = [{"EventId": "1", "EventType": "Freeze", "NotBefore": "Sat, 31 Jan 2026 08:22:00 GMT"}]
+        at = {"NotBefore": f"{self.at:%a, %d %b %Y %H:%M:%S GMT}"}
+        events = [
+            {"EventId": "1", "EventType": "Freeze", "Resources": ["node-1"], **at},
+            {"EventId": "2", "EventType": "Preempt", "Resources": ["node-2"], **at},
+        ]
         if self.given():
-            events += [{"EventId": "2", "EventType": "Preempt", "NotBefore": f"{self.at:%a, %d %b %Y %H:%M:%S GMT}"}]
+            events += [{"EventId": "3", "EventType": "Preempt", "Resources": ["node-1"], **at}]
         return 200, json.dumps({"DocumentIncarnation": 1, "Events": events})
 
 

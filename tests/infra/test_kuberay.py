@@ -144,12 +144,12 @@ def test_clusters_want_a_token_survive_their_head_and_grow(built: Mapping[str, l
     password = cluster["gcsFaultToleranceOptions"]["redisPassword"]["valueFrom"]["secretKeyRef"]
     assert password == {"name": "redis", "key": "password"}
     assert "kind: Secret" not in yaml.safe_dump_all(built[entry])
-    (settings,) = [one["data"] for one in built[entry] if one["kind"] == "ConfigMap"]
-    drain_s = int(settings["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
     for group in cluster["workerGroupSpecs"]:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
         assert group["template"]["spec"]["automountServiceAccountToken"] is False
         # Time to save, or to let requests end.
+        environment = {one["name"]: one["value"] for one in group["template"]["spec"]["containers"][0]["env"]}
+        drain_s = int(environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
         assert 60 <= drain_s < group["template"]["spec"]["terminationGracePeriodSeconds"]
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
 

@@ -120,8 +120,16 @@ def test_of_many_that_want_a_dead_drivers_run_one_gets_it(
     assert storage.list_folder(f"{url}/{LOCK}") == ["8"]
 
 
-def test_one_that_was_taken_for_dead_ends(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("writes", [True, False])
+def test_one_that_was_taken_for_dead_ends(
+    writes: bool, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(url: str, contents: bytes) -> None:
+        raise storage.UnavailableError(f"{url} takes no {contents!r}")
+
     monkeypatch.setattr(_alone, "BEAT_S", 0.1)
+    if not writes:
+        monkeypatch.setattr(storage, "write_bytes", refuse)
     lost = threading.Event()
     monkeypatch.setattr(_alone, "_lost", lambda what: lost.set() if what == RUN else None)
     url = f"{bucket}/{tmp_path.name}"

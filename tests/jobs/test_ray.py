@@ -1,10 +1,10 @@
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from fcn_core import storage
 from fcn_core.checkpoint import RunFolder
@@ -79,16 +79,28 @@ def test_processes_load_nothing_that_takes_long_and_that_they_do_not_use(
     assert [name for name in not_loaded if name in loaded] == [], "if others brought it into .venv before: make clean"
 
 
+class Two(LocalRuntime):
+    """A worker that hears of so many others that lack the folder."""
+
+    lacking = 0
+
+    def sum_over_workers(self, tensor: Tensor) -> Tensor:
+        return tensor + self.lacking
+
+
 def test_a_node_that_came_later_with_a_folder_of_its_own_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("jobs._runtime.RayRuntime", lambda _: LocalRuntime())
+    monkeypatch.setattr("jobs._runtime.RayRuntime", lambda _: Two("cpu", 0, 1))
     url = str(tmp_path / "run")
     config = {"run": TINY, "launch": Launch(), "url": url, "audit": audit_of(TINY), "board": None}
     refused = _worker(config)
     assert isinstance(refused, storage.RefusedError)
-    assert f"{tmp_path}/run is not the same folder on node {socket.gethostname()}" in str(refused)
+    assert f"{tmp_path}/run is not the same folder on the nodes of 1 of 1 workers as here" in str(refused)
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(Two, "lacking", 1)
     write_run(url, TINY)
+    assert isinstance(_worker(config), storage.RefusedError), "the other one lacks it"
+    monkeypatch.setattr(Two, "lacking", 0)
     assert _worker(config) is None
     assert len(RunFolder(url).read_epochs()) == TINY.optim.last_epoch

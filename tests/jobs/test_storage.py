@@ -74,13 +74,13 @@ def test_what_is_not_whole_is_listed_and_then_removed(root: str, command: Check)
     storage.write_bytes(f"{folder.checkpoint(6)}/{storage.COMMIT}", b"0" * 64)
     storage.remove_folder(folder.checkpoint(8))
     storage.write_bytes(f"{folder.checkpoint(8)}/{WEIGHTS}", b"begun")
-    storage.write_bytes(f"{folder.checkpoints}/.partial-x/{WEIGHTS}", b"begun")
+    storage.write_bytes(f"{folder.checkpoints}/.partial-publishing-abcd_123/{WEIGHTS}", b"begun")
     storage.write_bytes(f"{folder.url}/epochs.jsonl", b"{")
     before = sorted(storage.find_files(root))
     code, said = command("check", root, "--older_than_h", "0")
     assert code == 1
     for what in (
-        f"{folder.checkpoints}/.partial-x: was never moved to its place; repair: removed",
+        f"{folder.checkpoints}/.partial-publishing-abcd_123: was never moved to its place; repair: removed",
         f"{folder.checkpoint(4)}: is damaged: model.safetensors has not the SHA-256 of manifest.json; repair: removed",
         f"{folder.checkpoint(6)}: is damaged: COMMIT does not fit manifest.json; repair: removed",
         f"{folder.checkpoint(8)}: was never completed: it lacks manifest.json; repair: removed",
@@ -110,6 +110,9 @@ def test_what_is_not_ours_is_left_alone(root: str, command: Check) -> None:
         "comparisons/theirs/table.txt",
         "models/theirs/1/weights",
         "receptive_fields/parts/1.npz",
+        "data/.partial-export/part-0",
+        "data/champions/00000001.json",
+        "models/theirs/champions/00000001.json",
     ):
         storage.write_bytes(f"{root}/{path}", b"theirs")
     before = sorted(storage.find_files(root))
@@ -121,7 +124,7 @@ def test_what_is_not_ours_is_left_alone(root: str, command: Check) -> None:
 def test_what_a_live_run_may_be_writing_is_left_alone(root: str, command: Check) -> None:
     folder = made_run(root, 2, 4)
     storage.write_bytes(f"{folder.checkpoint(6)}/{WEIGHTS}", b"begun")
-    storage.write_bytes(f"{folder.checkpoints}/.partial-x/{WEIGHTS}", b"begun")
+    storage.write_bytes(f"{folder.checkpoints}/.partial-publishing-abcd_123/{WEIGHTS}", b"begun")
     for action in ("check", "repair"):
         code, said = command(action, root)
         assert (code, said.count("young enough to be written still")) == (0, 2)
@@ -129,15 +132,20 @@ def test_what_a_live_run_may_be_writing_is_left_alone(root: str, command: Check)
     storage.write_bytes(f"{folder.checkpoint(4)}/{WEIGHTS}", b"torn")
     code, said = command("repair", root)
     assert (code, "left alone until it is 24 h old" in said) == (1, True)
-    assert storage.list_folder(folder.checkpoints) == [".partial-x", "00000002", "00000004", "00000006"]
+    assert storage.list_folder(folder.checkpoints) == [
+        ".partial-publishing-abcd_123",
+        "00000002",
+        "00000004",
+        "00000006",
+    ]
 
 
 def test_the_age_is_that_of_the_newest_file(tmp_path: Path, command: Check) -> None:
     folder = made_run(str(tmp_path), 2)
-    storage.write_bytes(f"{folder.checkpoints}/.partial-x/{WEIGHTS}", b"begun")
-    storage.write_bytes(f"{folder.checkpoints}/.partial-x/{STATE}", b"begun")
+    storage.write_bytes(f"{folder.checkpoints}/.partial-publishing-abcd_123/{WEIGHTS}", b"begun")
+    storage.write_bytes(f"{folder.checkpoints}/.partial-publishing-abcd_123/{STATE}", b"begun")
     old = time.time() - 3 * 86400
-    partial = Path(folder.checkpoints) / ".partial-x"
+    partial = Path(folder.checkpoints) / ".partial-publishing-abcd_123"
     for path in (partial, partial / WEIGHTS):
         os.utime(path, (old, old))
     assert "young" in command("repair", str(tmp_path))[1]
@@ -257,6 +265,15 @@ def test_a_version_that_was_never_completed_is_removed(root: str, command: Check
     assert "young" in command("repair", root)[1]
     assert command("repair", root, "--older_than_h", "0")[0] == 0
     assert sorted(storage.find_files(root)) == [f"models/{NAME}/claims/00000001.json"]
+
+
+def test_an_evaluation_of_a_version_is_looked_at(root: str, command: Check) -> None:
+    storage.write_bytes(f"{root}/models/{NAME}/claims/00000001.json", b"{}")
+    with storage.publishing(f"{root}/models/{NAME}/1/evaluations/val") as folder:
+        (folder / "scores.json").write_text("{}")
+    assert command("check", root)[0] == 0
+    storage.write_bytes(f"{root}/models/{NAME}/1/evaluations/val/scores.json", b"torn")
+    assert command("check", root)[0] == 1
 
 
 def test_a_run_or_a_registry_can_be_looked_at_alone(root: str, command: Check) -> None:
