@@ -7,8 +7,9 @@ import pytest
 
 from fcn_core.experiments import EXPERIMENTS
 from fcn_core.settings import Stride
-from jobs._check import OTHERS
+from jobs import _check
 from jobs._cli import parse, read
+from jobs._storage import StorageCommand
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -16,6 +17,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 COMMANDS = re.findall(
     r"^(?:(?:ray job submit|python jobs/submit\.py) .*-- )?python jobs/(\w+)\.py ([^#\n]+)", README, re.MULTILINE
 )
+OTHERS = _check.OTHERS | {"storage": StorageCommand}
 STRIDES: dict[str, Stride] = {"train_fcn32s": 32, "train_fcn16s": 16, "train_fcn8s": 8}
 
 

@@ -25,7 +25,7 @@ from tests.services.serving import encoded, listening, opened, scene
 IMAGE = scene()
 CONTENTS = {f"image/{kind.lower()}": encoded(IMAGE, kind) for kind in ("JPEG", "PNG", "WEBP")}
 PNG = CONTENTS["image/png"]
-GUIDES = {"README.md": 1, "docs/serving.md": 1}
+GUIDES = {"README.md": 2, "docs/serving.md": 1}
 """And how many of their lines are requests with curl."""
 
 
