@@ -86,13 +86,17 @@ class Saver:
             OSError: it could not be.
         """
         if self._begun is not None and not _waiting(self._runtime, self._begun.published):
-            self._end()
+            self._finish(self._begun)
 
     def _end(self) -> None:
-        if self._begun is None:
-            return
-        begun, self._begun = self._begun, None
-        _settled(self._runtime, begun.published)
+        if self._begun is not None:
+            _settle(self._runtime, self._begun.published)
+            self._finish(self._begun)
+
+    def _finish(self, begun: _Begun) -> None:
+        """Take note of what has ended. No worker meets the others here: those who heard of a refusal have left."""
+        self._begun = None
+        begun.published.result()
         if begun.finished is not None:
             self._runtime.finish_epoch(begun.finished, begun.url)
 
@@ -139,7 +143,9 @@ def together(runtime: Runtime, work: Callable[[], _Found]) -> _Found:
         RefusedError: the storage refuses what a worker asked for, this one or another.
     """
     with ThreadPoolExecutor(1) as thread:
-        return _settled(runtime, thread.submit(work))
+        begun = thread.submit(work)
+        _settle(runtime, begun)
+        return begun.result()
 
 
 def snapshot(state: Any) -> Any:  # noqa: ANN401 -- as `torch.save` takes it.
@@ -153,10 +159,9 @@ def snapshot(state: Any) -> Any:  # noqa: ANN401 -- as `torch.save` takes it.
     return state
 
 
-def _settled(runtime: Runtime, work: "Future[_Found]") -> _Found:
+def _settle(runtime: Runtime, work: "Future[Any]") -> None:
     while _waiting(runtime, work):
         wait([work], timeout=BEAT_S)
-    return work.result()
 
 
 def _waiting(runtime: Runtime, work: "Future[Any]") -> bool:

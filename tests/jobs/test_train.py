@@ -178,7 +178,7 @@ def test_a_storage_that_fails_a_save_ends_the_command_in_one_line_and_the_same_c
         with proxy.failing(fault):
             process = start("s3://lab/here", environment | access, "--workers", "2", "--max-failures", "1")
             printed, _ = process.communicate()
-        assert fault.met
+        assert fault.met, (printed, proxy.requests[-20:])
         assert process.returncode == expected[0], printed
         assert re.match(expected[1], printed.splitlines()[-1]), printed
         assert_nothing_left(ray_folder)
