@@ -160,7 +160,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_as_if_it_had_not_b
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("403", (2, "error: s3://lab/here/runs/.* refuses put_file: ")),
+        ("403", (2, "error: s3://lab/403/runs/.* refuses put_file: ")),
         ("503", (1, "error: training failed for good, last: worker 0 failed: .*put_file failed .* in 5 s")),
     ],
 )
@@ -172,11 +172,13 @@ def test_a_storage_that_fails_a_save_ends_the_command_in_one_line_and_the_same_c
     ray_folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # The server keeps what it has for as long as this process lives.
+    place = f"s3://lab/{kind}"
     with faulty_s3(monkeypatch, deadline_s=5, patience_s=5) as proxy:
         access = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "FCN_STORAGE_"))}
         fault = Fault(kind, r"PUT .*/checkpoints/\d+/COMMIT")
         with proxy.failing(fault):
-            process = start("s3://lab/here", environment | access, "--workers", "2", "--max-failures", "1")
+            process = start(place, environment | access, "--workers", "2", "--max-failures", "1")
             printed, _ = process.communicate()
         assert fault.met, (printed, proxy.requests[-20:])
         assert process.returncode == expected[0], printed
@@ -184,7 +186,7 @@ def test_a_storage_that_fails_a_save_ends_the_command_in_one_line_and_the_same_c
         assert_nothing_left(ray_folder)
         folder = folder_in(printed)
         assert folder.latest("", print) is None
-        assert_same_bits(finish("s3://lab/here", environment | access, "--workers", "2"), two_workers)
+        assert_same_bits(finish(place, environment | access, "--workers", "2"), two_workers)
         assert look_over(folder.url, quick=False, progress=lambda *_: None).findings == ()
 
 
