@@ -2,7 +2,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from fcn_core.runtime import LocalRuntime
 from fcn_core.saving import snapshot, together
 from fcn_core.training import PreemptedError, Progress
 from tests.faulty import Fault, Proxy, faulty_s3
+from tests.test_checkpoint import CLASSES
 from tests.tiny import TINY, assert_same_bits, train
 
 
@@ -108,6 +109,22 @@ def test_an_upload_that_is_refused_ends_the_run_with_its_cause(s3: Proxy, url: s
     assert restored is not None
     assert restored.step == 3
     assert "00000006 was never completed: it lacks COMMIT" in said[0]
+
+
+def test_who_looks_and_finds_a_refusal_does_not_wait_for_the_others_who_have_left_for_it() -> None:
+    class Left(LocalRuntime):
+        heard = False
+
+        def sum_over_workers(self, tensor: Tensor) -> Tensor:
+            assert not self.heard, "nobody else is there any more"
+            self.heard = True
+            return tensor
+
+    saver, refused = saving.Saver(RunFolder("memory://run"), CLASSES, 2, Left()), Future[None]()
+    refused.set_exception(storage.RefusedError("no access"))
+    saver._begun = saving._Begun(refused, "memory://run/checkpoints/00000001", None)
+    with pytest.raises(storage.RefusedError, match="no access"):
+        saver.look()
 
 
 def test_what_was_begun_before_a_failure_is_published(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
